@@ -21,7 +21,7 @@ async def main() -> None:
         print(answer.http_version, message(answer), sep="\n", flush=True)
 
 
-class CallFailed(Exception):
+class CallError(Exception):
     """A call without a good answer; kind is a word or two for it, str() one line with advice."""
 
     def __init__(self, route: str, kind: str, advice: str) -> None:
@@ -30,7 +30,7 @@ class CallFailed(Exception):
 
 
 def open_client() -> httpx.AsyncClient:
-    """Return a client for the routes of async-server, of one connection and up to 100 calls at once.
+    """Return a client for the routes of async-server: one connection, up to 100 calls at once.
 
     Without KAR_RUNTIME_PORT, the sidecar's port, end the process with status 2.
     """
@@ -52,30 +52,30 @@ async def call(
 ) -> httpx.Response:
     """Call a route of the service; return its answer, of status 200.
 
-    Raise CallFailed for another status, no answer in patience seconds, or a lost connection.
+    Raise CallError for another status, no answer in patience seconds, or a lost connection.
     """
     try:
         async with asyncio.timeout(patience):
             answer = await client.request(method, route, **body)
     except TimeoutError:
         advice = "is server.py running, with the same -app?"
-        raise CallFailed(route, "timeout", f"no answer in {patience:g} s: {advice}") from None
+        raise CallError(route, "timeout", f"no answer in {patience:g} s: {advice}") from None
     except (httpx.TransportError, h2.exceptions.ProtocolError) as error:
         advice = f"is the sidecar at {client.base_url.netloc.decode()} running? ({error!r})"
-        raise CallFailed(route, "connection", advice) from None
+        raise CallError(route, "connection", advice) from None
     if answer.status_code != 200:
         advice = "see what the server printed"
-        raise CallFailed(route, f"status {answer.status_code}", advice)
+        raise CallError(route, f"status {answer.status_code}", advice)
     return answer
 
 
 def message(answer: httpx.Response) -> str:
-    """Return the message of an answer; CallFailed if it has none."""
+    """Return the message of an answer; CallError if it has none."""
     try:
         return str(answer.json()["message"])
     except (ValueError, TypeError, KeyError):
         route = answer.url.path.rpartition("/")[2]
-        raise CallFailed(route, "wrong answer", "is async-server this project's?") from None
+        raise CallError(route, "wrong answer", "is async-server this project's?") from None
 
 
 def fail(status: int, text: str) -> NoReturn:
@@ -87,5 +87,5 @@ def fail(status: int, text: str) -> NoReturn:
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except CallFailed as error:
+    except CallError as error:
         fail(1, str(error))

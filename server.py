@@ -5,12 +5,14 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from hypercorn.asyncio import serve
+from hypercorn.asyncio import run, serve
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
@@ -26,13 +28,11 @@ class Reply(BaseModel):
     message: str
 
 
-class Problem(BaseModel):
-    detail: str
-
-
 TEXT = {"text/plain": {"schema": {"type": "string", "pattern": r"\S"}, "example": "John Doe"}}
 WRONG = "The body is over 64 KiB (413), is not UTF-8 or not whole (400), or has no name (422)"
-app = FastAPI(responses={"4XX": {"model": Problem, "description": WRONG}}, redirect_slashes=False)
+app = FastAPI(
+    responses={"4XX": {"model": dict[str, str], "description": WRONG}}, redirect_slashes=False
+)
 
 
 @app.post("/helloJson")
@@ -80,6 +80,12 @@ def settings(fd: int) -> Config:
     return config
 
 
+class Connection(TCPServer):
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()  # else Hypercorn 0.18 keeps a closed one for keep_alive_timeout
+
+
 async def stopped(fd: int) -> None:
     """Wait for SIGTERM or SIGINT; then refuse connections and wait for requests in flight."""
     loop, stop, parent = asyncio.get_running_loop(), asyncio.Event(), os.getppid()
@@ -93,9 +99,7 @@ async def stopped(fd: int) -> None:
     # Open connections still serve: once told to stop, Hypercorn breaks the one that a new call
     # comes on, with every call in flight there.
     loop.remove_reader(fd)
-    if sys.platform == "linux":  # elsewhere connections wait until Hypercorn closes the socket
-        with socket.socket(fileno=os.dup(fd)) as listener:
-            listener.shutdown(socket.SHUT_RDWR)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), fd)  # this closes the listening socket
     while WholeRequests.in_flight:
         await asyncio.sleep(0.05)
 
@@ -145,16 +149,18 @@ async def refused(request: Request, error: Any) -> JSONResponse:
 
 
 def hello_delay() -> float:
-    return float(os.environ.get("HELLO_DELAY", 0.1))
+    return float(os.environ.get("HELLO_DELAY", "0.1"))
 
 
 if __name__ == "__main__":
     host, port = os.environ.get("KAR_APP_HOST", "127.0.0.1"), os.environ.get("KAR_APP_PORT", "")
     try:
         if not (port.isdecimal() and 0 < int(port) < 65536 and 0 <= hello_delay() < sys.maxsize):
-            raise ValueError("not a port, or not a number of seconds")
+            raise ValueError("KAR_APP_PORT is no port, or HELLO_DELAY no number of seconds from 0")
         listener = socket.create_server((host, int(port))).detach()
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"server.py: {error}; KAR_APP_PORT takes a port, HELLO_DELAY seconds\n")
+        print(f"server.py: {error}; try kar run -app_port N, HELLO_DELAY=0.1", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
-    asyncio.run(serve(app, settings(listener), shutdown_trigger=lambda: stopped(listener)))  # type: ignore[arg-type]
+    run.TCPServer = Connection  # type: ignore[attr-defined]
+    stop = partial(stopped, listener)
+    asyncio.run(serve(app, settings(listener), shutdown_trigger=stop))  # type: ignore[arg-type]

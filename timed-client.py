@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from client import PATIENCE, CallFailed, call, fail, message, open_client
+from client import PATIENCE, CallError, call, fail, message, open_client
 
 SETTINGS = ("sequential", "gather", "tasks")
 CONNECTION = 100  # calls in flight on one: httpx makes no more
@@ -129,7 +129,7 @@ class Connections:
                 failure = "wrong answer"
             elif version != "HTTP/2":
                 failure = "not HTTP/2"
-        except CallFailed as error:
+        except CallError as error:
             failure = error.kind
             if failure == "timeout" and self.clients[slot] is client:
                 # httpx does not tell the sidecar that it has given up, which would soon count more
@@ -253,7 +253,7 @@ def main() -> int:
         asyncio.run(run(options, timings))
     except KeyboardInterrupt:
         interrupted = True
-    except CallFailed as error:
+    except CallError as error:
         fail(1, f"warm-up: {error}")
     print(as_json(timings)) if options.json else show(timings)
     failed = any(each.failure for timing in timings for each in timing.ended)

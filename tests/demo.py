@@ -32,7 +32,16 @@ def main(kar: str) -> None:
 
 def run_all(kar: str, environment: dict[str, str], log: Path) -> None:
     """Run the README's commands; exit with 1 and the reason if one of them does not end well."""
-    words = ["run", "-h2c", "-app", "hello-async", "-service", "async-server", "python", "server.py"]
+    words = [
+        "run",
+        "-h2c",
+        "-app",
+        "hello-async",
+        "-service",
+        "async-server",
+        "python",
+        "server.py",
+    ]
     print("\n$ kar", *words, "&", flush=True)
     with log.open("w") as output:
         server = subprocess.Popen([kar, *words], cwd=ROOT, env=environment, stdout=output)
@@ -45,7 +54,9 @@ def run_all(kar: str, environment: dict[str, str], log: Path) -> None:
         for script in ("client.py", "timed-client.py"):
             words = ["run", "-h2c", "-app", "hello-async", "python", script]
             print("\n$ kar", *words, flush=True)
-            status = subprocess.run([kar, *words], cwd=ROOT, env=environment, check=False).returncode
+            status = subprocess.run(
+                [kar, *words], cwd=ROOT, env=environment, check=False
+            ).returncode
             if status:
                 sys.exit(f"{script} ended with status {status}; see what it printed")
     finally:

@@ -20,7 +20,7 @@ HOP_BY_HOP = frozenset(
 )
 
 
-class Undelivered(Exception):
+class UndeliveredError(Exception):
     """The replica cannot be reached, or its connection broke before the whole answer came."""
 
 
@@ -57,7 +57,7 @@ class Replica:
         self.http1 = httpx.AsyncHTTPTransport(verify=False, trust_env=False, limits=limits)
 
     async def close(self) -> None:
-        """Close the connections; the calls in flight are Undelivered."""
+        """Close the connections; the calls in flight raise UndeliveredError."""
         for connection in self.connections:
             connection.transport.abort()
         await self.http1.aclose()
@@ -65,7 +65,7 @@ class Replica:
     async def deliver(self, call: Call) -> Answer:
         """Make the call and follow the service's redirects, always to this replica.
 
-        Raise Undelivered if the call has to be made again.
+        Raise UndeliveredError if the call has to be made again.
         """
         method, target, body = call.method, encode(call.path), utf8(call.body)
         headers = [header for header in call.headers if header[0] not in HOP_BY_HOP]
@@ -81,7 +81,7 @@ class Replica:
                 if unpack and answered.get(b"content-encoding") == b"gzip":
                     content = gzip.decompress(content)
             except (OSError, EOFError, httpx.HTTPError) as error:
-                raise Undelivered from error
+                raise UndeliveredError from error
             location = answered.get(b"location", b"").decode(errors="replace")
             if status not in (301, 302, 303, 307, 308) or not location:
                 content_type = answered.get(b"content-type", b"").decode("latin-1")

@@ -56,13 +56,8 @@ FLAGS: dict[str, type] = {
     "h": bool,
     "help": bool,
 }
-REAL_FLAGS = (
-    "actors actor_collector_interval actor_reminder_interval actor_reminder_acceptable_delay "
-    "actor_busy_timeout cancel config_dir kubernetes_mode placement_cache request_retry_limit "
-    "rpclib kafka_brokers kafka_enable_tls kafka_username kafka_password kafka_version "
-    "kafka_tls_skip_verify kafka_topic_config redis_host redis_port redis_enable_tls "
-    "redis_password redis_user redis_tls_skip_verify redis_ca_cert redis_slow_op_threshold"
-).split()
+# Those of the real KAR that begin with one of these need Kafka, Redis or actors.
+REAL_FLAGS = ("actor", "kafka_", "redis_", "request_", "config_", "cancel", "rpclib", "kubernetes_")
 
 Flags = dict[str, str | int | bool]
 
@@ -116,7 +111,7 @@ def parse(words: list[str]) -> tuple[Flags, list[str]]:
         name, given, value = word.removeprefix("-").removeprefix("-").partition("=")
         if not name or name.startswith("-"):
             raise UsageError(f"bad flag syntax: {word}")
-        if name in REAL_FLAGS:
+        if name.startswith(REAL_FLAGS):
             raise StartError(f"flag -{name} {REAL_ONLY}")
         if name not in FLAGS:
             raise UsageError(f"flag provided but not defined: -{name}")

@@ -47,10 +47,8 @@ async def run(component: Component) -> int:
     runtime_port = listener.getsockname()[1]
     replicas = Replicas(component.app)
     await replicas.look()
-    tasks = [
-        asyncio.create_task(replicas.watch()),
-        asyncio.create_task(sidecar.serve(listener, replicas)),
-    ]
+    watching = asyncio.create_task(replicas.watch())
+    serving = asyncio.create_task(sidecar.serve(listener, replicas))
     replicas.join(Sidecar(component.app, component.service, component.app_port, component.h2c))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,6 +66,8 @@ async def run(component: Component) -> int:
         return await run_process(component.command, environment, stop)
     finally:
         replicas.leave()
+        watching.cancel()
+        serving.cancel()
         # What is still open ends with this process, and asyncio would report each cancelled task.
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .call import Answer, Call, Replica, Undelivered
+from .call import Answer, Call, Replica, UndeliveredError
 from .runtime_folder import RuntimeFolder
 
 PERIOD = 0.1  # seconds until a sidecar's start or death is seen
@@ -89,7 +89,7 @@ class Replicas:
                 replica = random.choice(live)
                 try:
                     return await replica.deliver(call)
-                except Undelivered:
+                except UndeliveredError:
                     failed.add(replica)
             await pause(delay)
             delay = min(delay * 2, 0.25)

@@ -9,7 +9,9 @@ import socket
 import sys
 from urllib.parse import quote
 
+from hypercorn.asyncio import run
 from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -30,7 +32,7 @@ TOO_LARGE = (
 )
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The caller has closed its connection or dropped the call."""
 
 
@@ -47,7 +49,7 @@ class Api:
             request = Request(scope, receive)
             try:
                 response = await self.answer(request, await read(request))
-            except (ClientDisconnect, Gone):
+            except (ClientDisconnect, GoneError):
                 # Nobody gets it, but only a request that has its answer leaves Hypercorn's memory.
                 response = Response(status_code=503)
             await response(scope, receive, send)
@@ -85,7 +87,7 @@ class Api:
                 await asyncio.wait_for(request.receive(), seconds)
             except TimeoutError:
                 return
-            raise Gone
+            raise GoneError
 
         match = CALL.fullmatch(request.scope["path"])
         assert match  # allowed() has seen to it
@@ -131,6 +133,14 @@ def redirect(request: Request, path: str) -> Response:
     return Response(body, 301, {"Location": location}, "text/html")
 
 
+class Connection(TCPServer):
+    """Hypercorn 0.18 keeps a closed connection until keep_alive_timeout ends its idle_task."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
 def listen(port: int) -> socket.socket:
     """Return a socket that listens on 127.0.0.1, on a free port for 0; OSError if it is taken."""
     return socket.create_server(("127.0.0.1", port))
@@ -145,5 +155,6 @@ async def serve(listener: socket.socket, replicas: Replicas) -> None:
     config.keep_alive_max_requests = sys.maxsize  # by default 1,000, then the connection ends
     config.keep_alive_timeout = math.inf  # by default 5 s, when the next call may be on its way
     config.backlog = 1024  # many callers may come at once
+    run.TCPServer = Connection  # type: ignore[attr-defined]
     never = asyncio.Event().wait  # signals are the launcher's
     await hypercorn_serve(Api(replicas), config, shutdown_trigger=never)  # type: ignore[arg-type]

@@ -1,0 +1,45 @@
+"""A service that answers what it saw of each request, or on /spec what the request asks for."""
+
+import asyncio
+import json
+import os
+import sys
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        return
+    request = Request(scope, receive)
+    body = await request.body()
+    response: Response = JSONResponse(
+        {
+            "method": request.method,
+            "path": scope["raw_path"].partition(b"?")[0].decode(),
+            "query": scope["query_string"].decode(),
+            "http_version": scope["http_version"],
+            "headers": {name.decode(): value.decode() for name, value in scope["headers"]},
+            "all_headers": [[name.decode(), value.decode()] for name, value in scope["headers"]],
+            "body": body.decode(),
+            "port": os.environ["KAR_APP_PORT"],
+        }
+    )
+    if scope["path"] == "/spec":
+        spec = json.loads(body)
+        await asyncio.sleep(spec.get("delay", 0))
+        content = bytes.fromhex(spec["hex"]) if "hex" in spec else spec.get("body", "").encode()
+        response = Response(content, spec.get("status", 200), spec.get("headers", {}))
+    await response(scope, receive, send)
+
+
+if __name__ == "__main__":
+    config = Config()
+    config.bind = [f"127.0.0.1:{os.environ['KAR_APP_PORT']}"]
+    config.keep_alive_max_requests = sys.maxsize
+    config.graceful_timeout = 0.1
+    asyncio.run(serve(app, config))  # type: ignore[arg-type]
