@@ -110,41 +110,37 @@ class Connections:
 
     def __init__(self, in_flight: int) -> None:
         self.clients = [open_client() for _ in range(math.ceil(in_flight / CONNECTION))]
-        self.users = Counter[httpx.AsyncClient]()
+        self.users = Counter[httpx.AsyncClient]()  # calls in flight on each
         self.free = asyncio.Queue[int]()
         for slot in range(in_flight):
             self.free.put_nowait(slot // CONNECTION)
 
     async def timed(self, number: int, patience: float, due: float) -> Ended:
-        """Call helloJson when there is a free slot; check the answer."""
+        """Call helloJson once there is a free slot, and check the answer."""
         slot = await self.free.get()
         client = self.clients[slot]
         self.users[client] += 1
         person = {"name": "John", "surname": f"Doe {number}"}
-        sent, version, failure = time.perf_counter(), "", ""
+        sent, http_version, failure = time.perf_counter(), "", ""
         try:
             answer = await call(client, "POST", "helloJson", patience, json=person)
-            version = answer.http_version
+            http_version = answer.http_version
             if message(answer) != f"Hello John Doe {number}":
                 failure = "wrong answer"
-            elif version != "HTTP/2":
+            elif http_version != "HTTP/2":
                 failure = "not HTTP/2"
         except CallError as error:
             failure = error.kind
-            if failure == "timeout" and self.clients[slot] is client:
-                # httpx does not tell the sidecar that it has given up, which would soon count more
-                # than 100 calls on this connection: it ends with the calls that are on it now.
-                self.clients[slot] = open_client()
-        finally:
-            self.users[client] -= 1
-            if not self.users[client] and client not in self.clients:
-                await client.aclose()
-            self.free.put_nowait(slot)
-        return Ended(due, sent, time.perf_counter(), failure, version)
-
-    async def close(self) -> None:
-        for client in self.clients:
+        end = time.perf_counter()
+        self.users[client] -= 1
+        if failure == "timeout" and self.clients[slot] is client:
+            # httpx does not tell the sidecar that it gave a call up. Soon the sidecar would count
+            # over 100 calls on this connection and end it, so it takes no more.
+            self.clients[slot] = open_client()
+        if not self.users[client] and client not in self.clients:
             await client.aclose()
+        self.free.put_nowait(slot)
+        return Ended(due, sent, end, failure, http_version)
 
 
 async def measure(timing: Timing, connections: Connections, patience: float) -> None:
@@ -183,7 +179,8 @@ async def run(options: argparse.Namespace, timings: list[Timing]) -> None:
             await measure(timings[-1], connections, options.t)
     finally:
         reporter.cancel()
-        await connections.close()
+        for client in connections.clients:
+            await client.aclose()
 
 
 async def report_progress(timings: list[Timing]) -> None:

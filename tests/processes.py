@@ -40,6 +40,13 @@ def http2(address: str) -> httpx.Client:
     )
 
 
+def async_http2(address: str) -> httpx.AsyncClient:
+    """Return the same for asyncio."""
+    return httpx.AsyncClient(
+        base_url=address, http1=False, http2=True, trust_env=False, verify=False, timeout=PATIENCE
+    )
+
+
 class Process:
     """A process whose output goes to files."""
 

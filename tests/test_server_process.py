@@ -12,9 +12,10 @@ import h2.events
 import httpx
 import psutil
 import pytest
-from processes import PATIENCE, Processes, free_port, http2, wait_for
+from processes import PATIENCE, Processes, async_http2, free_port, http2, wait_for
 
 JOHN = {"name": "John", "surname": "Doe"}
+AUTHORITY = [(":scheme", "http"), (":authority", "localhost")]
 STOPS = [signal.SIGTERM, signal.SIGINT]
 
 
@@ -90,10 +91,7 @@ def test_it_listens_on_loopback_only(processes: Processes) -> None:
 
 async def greet_from_own_clients(address: str, count: int, started: asyncio.Event) -> list[str]:
     async def greet(number: int) -> str:
-        limits = httpx.Timeout(PATIENCE)
-        async with httpx.AsyncClient(
-            base_url=address, http1=False, http2=True, verify=False, trust_env=False, timeout=limits
-        ) as client:
+        async with async_http2(address) as client:
             person = {"name": "John", "surname": str(number)}
             return str((await client.post("helloJson", json=person)).json()["message"])
 
@@ -133,9 +131,8 @@ def http2_requests(sock: socket.socket, count: int) -> h2.connection.H2Connectio
 
 def send_greeting(connection: h2.connection.H2Connection, body: bytes | None = None) -> int:
     stream = connection.get_next_available_stream_id()
-    headers = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost")]
-    headers += [(":path", "/helloJson"), ("content-type", "application/json")]
-    connection.send_headers(stream, headers)
+    headers = [(":method", "POST"), (":path", "/helloJson"), *AUTHORITY]
+    connection.send_headers(stream, [*headers, ("content-type", "application/json")])
     connection.send_data(stream, body or b'{"name": "John", "surname": "Doe"}', end_stream=True)
     return stream
 
@@ -186,9 +183,6 @@ def test_half_a_request_does_not_hold_up_a_stop(processes: Processes, stop: sign
         assert server.wait(15) == 0
         assert time.monotonic() - start < 10
     assert len(server.errors()) == 1
-
-
-AUTHORITY = [(":scheme", "http"), (":authority", "localhost")]
 
 
 def test_a_second_signal_ends_at_once(processes: Processes) -> None:
@@ -264,6 +258,18 @@ def test_idle_connections_stay(processes: Processes) -> None:
             data = sock.recv(65536)
             assert data
             connection.receive_data(data)
+
+
+def test_closed_connections_leave_nothing(processes: Processes) -> None:
+    server, address = processes.server()
+    process = psutil.Process(server.pid)
+    before = process.num_fds()
+    for number in range(100):
+        with httpx.Client(
+            base_url=address, http1=number % 2 == 0, http2=number % 2 == 1, trust_env=False
+        ) as client:
+            assert client.get("health").status_code == 200
+    wait_for(lambda: process.num_fds() <= before, "the connections to be forgotten")
 
 
 def test_two_servers_on_one_port(processes: Processes) -> None:

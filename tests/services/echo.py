@@ -1,6 +1,7 @@
 """A service that answers what it saw of each request, or on /spec what the request asks for."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         return
     request = Request(scope, receive)
     body = await request.body()
+    with contextlib.suppress(OSError):  # its sidecar may be dead
+        print(request.method, scope["path"], flush=True)
     response: Response = JSONResponse(
         {
             "method": request.method,

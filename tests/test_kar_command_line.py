@@ -1,0 +1,148 @@
+"""kar's command line: flags in Go's forms, ports, messages and exit statuses; kar rest."""
+
+import re
+import socket
+
+import pytest
+from processes import Kar, Process, free_port
+
+SHOW = ["sh", "-c", "echo $KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT $0 $1", "a", "-h2c"]
+
+
+def fatal(process: Process) -> str:
+    """Return the message of a kar that ends with status 1 and one line on standard output."""
+    assert process.wait() == 1
+    lines = process.out.read_text().splitlines()
+    assert len(lines) == 1
+    stamp = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[FATAL\] "
+    assert re.match(stamp, lines[0])
+    return re.sub(stamp, "", lines[0])
+
+
+def bare(kar: Kar, *words: str, **environment: str) -> Process:
+    """Start kar with no application."""
+    return kar.processes.start(kar.path, *words, **environment)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-app", "x", "-app_port", "18", "-runtime_port", "PORT", "-h2c"],
+        ["-app=x", "-app_port=18", "-runtime_port=PORT", "-h2c=true"],
+        ["--app", "x", "--app_port=18", "--runtime_port", "PORT", "--h2c"],
+        ["-app", "x", "-app_port", "18", "-runtime_port", "PORT", "-v", "info", "--"],
+    ],
+)
+def test_flags_have_the_forms_of_go(kar: Kar, flags: list[str]) -> None:
+    port = str(free_port())
+    process = bare(kar, "run", *[flag.replace("PORT", port) for flag in flags], *SHOW)
+    assert process.wait() == 0
+    assert f"[STDOUT] {port} 18 -1000 a -h2c" in process.lines()
+
+
+def test_ports_come_from_the_environment(kar: Kar) -> None:
+    port = str(free_port())
+    process = kar.run(*SHOW, KAR_RUNTIME_PORT=port, KAR_APP_PORT="18")
+    assert process.wait() == 0
+    assert process.lines() == [f"[STDOUT] {port} 18 -1000 a -h2c"]
+
+
+def test_without_any_the_app_port_is_8080_and_the_runtime_port_free(kar: Kar) -> None:
+    process = kar.run(*SHOW)
+    assert process.wait() == 0
+    assert re.fullmatch(r"\[STDOUT\] \d+ 8080 -1000 a -h2c", process.lines()[0])
+
+
+def test_no_app(kar: Kar) -> None:
+    assert fatal(bare(kar, "run", "true")) == "app name is required"
+
+
+def test_no_such_command(kar: Kar) -> None:
+    message = fatal(kar.run("./no-such-command"))
+    assert message.startswith("failed to start service: ")
+    assert message.endswith(": no such file or directory")
+
+
+def test_a_runtime_port_in_use(kar: Kar) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = fatal(kar.run("-runtime_port", str(port), "true"))
+    problem = f"listen tcp 127.0.0.1:{port}: bind: address already in use"
+    assert message == f"TCP listener failed: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "-nope"], "flag provided but not defined: -nope"),
+        (["run", "-app_port", "abc"], 'invalid value "abc" for flag -app_port: parse error'),
+        (["run", "-app"], "flag needs an argument: -app"),
+        (["nope"], "invalid command"),
+        ([], "invalid command"),
+    ],
+)
+def test_wrong_words_are_named_before_the_usage(kar: Kar, words: list[str], message: str) -> None:
+    process = bare(kar, *words)
+    assert process.wait() == 2
+    assert process.errors()[0] == message
+    assert any(line.startswith("Usage") for line in process.errors())
+
+
+@pytest.mark.parametrize("words", [["help"], ["-h"], ["--help"], ["run", "-h"], ["run", "--help"]])
+def test_help_is_no_error(kar: Kar, words: list[str]) -> None:
+    process = bare(kar, *words)
+    assert (process.wait(), process.errors()) == (0, [])
+    assert "Usage" in process.out.read_text()
+
+
+def test_version(kar: Kar) -> None:
+    process = bare(kar, "version")
+    assert (process.wait(), len(process.lines())) == (0, 1)
+
+
+@pytest.mark.embedded_only
+@pytest.mark.parametrize(
+    "words",
+    [["get"], ["invoke", "-app", "x"], ["purge", "-app", "x"], ["drain", "-app", "x"]]
+    + [["run", "-app", "x", f"-{flag}", "y", "true"] for flag in ("actors", "kafka_brokers")]
+    + [["run", "-app", "x", "-redis_host=y", "true"], ["run", "-kubernetes_mode", "true"]],
+)
+def test_what_needs_kafka_or_actors_names_the_real_kar(kar: Kar, words: list[str]) -> None:
+    assert "real KAR" in fatal(bare(kar, *words))
+
+
+@pytest.mark.embedded_only
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_out_of_range(kar: Kar, port: str) -> None:
+    assert f"address {port}: invalid port" in fatal(kar.run("-app_port", port, "true"))
+
+
+@pytest.mark.embedded_only
+def test_a_port_in_the_environment_that_is_none(kar: Kar) -> None:
+    message = fatal(kar.run("true", KAR_APP_PORT="x"))
+    assert message == "error parsing KAR_APP_PORT as an integer"
+
+
+def rest(kar: Kar, *words: str) -> Process:
+    return bare(kar, "rest", "-app", kar.app, *words)
+
+
+def test_rest_calls_a_service(kar: Kar) -> None:
+    kar.serve(HELLO_DELAY="0")
+    person = '{"name":"Alan","surname":"Turing"}'
+    post = rest(kar, "post", "async-server", "helloJson", person)
+    assert (post.wait(), post.errors()) == (0, [])
+    assert post.lines() == ['{"message":"Hello Alan Turing"}']
+    get = rest(kar, "get", "async-server", "health")
+    assert (get.wait(), get.lines()) == (0, ['{"message":"I am healthy"}'])
+    wrong = rest(kar, "post", "async-server", "helloJson", "{}")
+    assert (wrong.wait(), wrong.lines()) == (0, [])
+    assert wrong.errors()[0] == "[STDERR] HTTP status: 422"
+    assert wrong.errors()[1].startswith('[STDERR] {"detail":')
+
+
+@pytest.mark.embedded_only
+def test_rest_says_what_it_needs(kar: Kar) -> None:
+    process = rest(kar, "get", "async-server")
+    assert process.wait() == 2
+    assert process.errors()[0] == "kar rest needs METHOD SERVICE PATH"

@@ -1,0 +1,174 @@
+"""The process that kar runs: its output and input, its end, and kar's."""
+
+import resource
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+from processes import Kar, Process, wait_for
+
+
+def python(kar: Kar, program: str, **environment: str) -> Process:
+    return kar.run(sys.executable, "-c", program, **environment)
+
+
+def stamped(process: Process) -> list[bytes]:
+    """Return the lines of kar's output as bytes, without the time."""
+    return [line[27:] for line in process.out.read_bytes().split(b"\n")[:-1]]
+
+
+def test_both_streams_are_shown(kar: Kar) -> None:
+    process = kar.run("sh", "-c", "echo out; echo err >&2; echo; printf 'no end'")
+    assert process.wait() == 0
+    lines = process.lines()
+    assert [line for line in lines if "[STDOUT]" in line] == [
+        "[STDOUT] out",
+        "[STDOUT] ",
+        "[STDOUT] no end",
+    ]
+    assert "[STDERR] err" in lines
+
+
+def test_output_is_shown_as_it_comes(kar: Kar) -> None:
+    process = kar.run("sh", "-c", "echo now; exec sleep 1000")
+    process.wait_for_line("[STDOUT] now")
+    assert process.popen.poll() is None
+
+
+@pytest.mark.embedded_only
+def test_lines_of_any_length_and_bytes_come_whole(kar: Kar) -> None:
+    program = (
+        "import sys, os\n"
+        "for fd, byte in ((1, b'o'), (2, b'e')):\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        for size in (0, 1, 65535, 65536, 65537, 1000000, 3):\n"
+        "            os.write(fd, b'')\n"
+        "            data = byte * size + b'\\n'\n"
+        "            while data: data = data[os.write(fd, data):]\n"
+        "        os._exit(0)\n"
+        "os.wait(); os.wait(); os.write(1, bytes(set(range(256)) - {10}))\n"
+    )
+    process = python(kar, program)
+    assert process.wait() == 0
+    lines = stamped(process)
+    sizes = [0, 1, 65535, 65536, 65537, 1000000, 3]
+    out = [line for line in lines if line.startswith(b"[STDOUT] ")]
+    err = [line for line in lines if line.startswith(b"[STDERR] ")]
+    every = b"[STDOUT] " + bytes(set(range(256)) - {10})
+    assert out == [*[b"[STDOUT] " + b"o" * size for size in sizes], every]
+    assert err == [b"[STDERR] " + b"e" * size for size in sizes]
+    assert len(lines) == len(out) + len(err)
+
+
+@pytest.mark.embedded_only
+def test_a_million_lines_come_in_order_without_growing_memory(kar: Kar) -> None:
+    program = (
+        "import sys\n"
+        "for number in range(1_000_000):\n"
+        "    if number == 100_000: print('early', flush=True); sys.stdin.readline()\n"
+        "    print(number)\n"
+        "print('late', flush=True); sys.stdin.readline()\n"
+    )
+    process = python(kar, program)
+    sizes = []
+    for word in ("early", "late"):
+        process.wait_for_line(f"[STDOUT] {word}")
+        sizes.append(psutil.Process(process.pid).memory_info().rss)
+        assert process.popen.stdin
+        process.popen.stdin.write(b"\n")
+        process.popen.stdin.flush()
+    assert process.wait() == 0
+    assert sizes[1] - sizes[0] < 5 * 1024 * 1024
+    numbers = [int(line[9:]) for line in process.lines() if line[9:].isdigit()]
+    assert numbers == list(range(1_000_000))
+
+
+def test_standard_input_is_passed_on(kar: Kar) -> None:
+    process = kar.run("sh", "-c", "read line; echo got $line")
+    assert process.popen.stdin
+    process.popen.stdin.write(b"this\n")
+    process.popen.stdin.flush()
+    assert process.wait() == 0
+    assert "[STDOUT] got this" in process.lines()
+
+
+def test_the_process_inherits_folder_environment_and_group(kar: Kar) -> None:
+    program = "import os; print(os.getcwd(), os.environ['X_Y'], os.getpgid(0) == os.getpgid({}))"
+    process = python(kar, program.replace("{}", "os.getppid()"), X_Y="x y")
+    assert process.wait() == 0
+    assert process.lines()[0].endswith(" x y True")
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 255])
+def test_the_exit_status_is_passed_on(kar: Kar, status: int) -> None:
+    assert kar.run("sh", "-c", f"exit {status}").wait() == status
+
+
+def test_death_by_a_signal_is_status_0(kar: Kar) -> None:
+    """KAR's launcher has no status for it, and keeps its own, which is 0."""
+    assert kar.run("sh", "-c", "kill -9 $$").wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_kar_kills_the_process_at_once(kar: Kar, number: signal.Signals) -> None:
+    program = (
+        "import signal, time\n"
+        "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+        "print('ready', flush=True); time.sleep(1000)"
+    )
+    process = python(kar, program)
+    process.wait_for_line("ready")
+    child = process.child()
+    start = time.monotonic()
+    process.popen.send_signal(number)
+    assert process.wait() == 0
+    assert time.monotonic() - start < 5
+    assert not child.is_running()
+
+
+def test_a_signal_to_the_process_goes_through_its_handler(kar: Kar) -> None:
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: (print('handled', flush=True), sys.exit(3)))\n"
+        "print('ready', flush=True); time.sleep(1000)"
+    )
+    process = python(kar, program)
+    process.wait_for_line("ready")
+    process.child().send_signal(signal.SIGINT)
+    assert process.wait() == 3
+    assert process.lines()[-1] == "[STDOUT] handled"
+
+
+def test_a_kar_that_is_killed_leaves_the_process_behind(kar: Kar) -> None:
+    process = kar.run("sleep", "1000")
+    child = process.child()
+    process.kill()
+    assert child.is_running()
+    child.kill()
+
+
+@pytest.mark.embedded_only
+def test_a_grandchild_does_not_hold_up_the_end(kar: Kar) -> None:
+    """The real KAR waits until everybody has closed the output."""
+    process = kar.run("sh", "-c", "sleep 1000 & echo $!")
+    assert process.wait() == 0
+    psutil.Process(int(process.lines()[0].split()[1])).kill()
+
+
+@pytest.mark.embedded_only
+def test_a_component_goes_on_when_nobody_reads_the_output(kar: Kar) -> None:
+    command = f"{kar.path} run -app {kar.app} sh -c 'yes | head -100000; exit 7'"
+    process = kar.processes.start("sh", "-c", f"({command}; echo $? >&2) | true")
+    process.wait()
+    wait_for(lambda: process.errors() == ["7"], "the exit status")
+
+
+def test_a_component_is_ready_soon(kar: Kar) -> None:
+    """Within 1.5 s of processor time, which a busy machine does not change."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert kar.run("true").wait() == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5

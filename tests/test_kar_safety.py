@@ -1,0 +1,236 @@
+"""The embedded KAR among other users, other people's files, and clients that go wrong."""
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import socket
+
+import h2.connection
+import h2.events
+import httpx
+import psutil
+import pytest
+from processes import Kar, Process, free_port, http2, wait_for
+
+pytestmark = pytest.mark.embedded_only
+CALL = "/kar/v1/service/async-server/call/"
+
+
+def fatal(process: Process) -> str:
+    assert process.wait() == 1
+    assert len(process.lines()) == 1
+    return process.lines()[0]
+
+
+def test_all_ports_are_on_loopback(kar: Kar) -> None:
+    replica = kar.serve()
+    for process in psutil.Process(replica.pid), replica.child():
+        ports = [each for each in process.net_connections() if each.status == "LISTEN"]
+        assert [each.laddr.ip for each in ports] == ["127.0.0.1"]
+
+
+def test_the_runtime_folder_is_the_users_alone(kar: Kar) -> None:
+    kar.sidecar()
+    folder = kar.processes.folder / "embedded-kar"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_runtime_folder_there_is_one_in_the_temporary_folder(kar: Kar) -> None:
+    temporary = kar.processes.folder / "tmp"
+    temporary.mkdir()
+    process = kar.run("sleep", "1000", XDG_RUNTIME_DIR="", TMPDIR=str(temporary))
+    wait_for(process.child, "the process")
+    folder = temporary / f"embedded-kar-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("level", ["XDG_RUNTIME_DIR", "below"])
+def test_a_runtime_folder_that_is_a_link_is_refused(kar: Kar, level: str) -> None:
+    folder = kar.processes.folder
+    (folder / "other").mkdir(mode=0o700)
+    if level == "below":
+        (folder / "embedded-kar").symlink_to(folder / "other")
+        process = kar.run("true")
+    else:
+        (folder / "link").symlink_to(folder / "other")
+        process = kar.run("true", XDG_RUNTIME_DIR=str(folder / "link"))
+    assert "XDG_RUNTIME_DIR" in fatal(process)
+    assert list((folder / "other").iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give folders away")
+def test_another_users_runtime_folder_is_refused(kar: Kar) -> None:
+    folder = kar.processes.folder / "embedded-kar"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, -1)
+    assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
+
+
+def test_a_runtime_folder_that_others_can_write_to_is_refused(kar: Kar) -> None:
+    folder = kar.processes.folder / "embedded-kar"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
+
+
+def test_a_runtime_folder_that_cannot_be_made(kar: Kar) -> None:
+    assert "/dev/null/x" in fatal(kar.run("true", XDG_RUNTIME_DIR="/dev/null/x"))
+
+
+def test_other_files_in_the_runtime_folder_do_no_harm(kar: Kar) -> None:
+    """They are removed, since no process holds them; a folder, a pipe and a link stay."""
+    folder = kar.processes.folder / "embedded-kar"
+    folder.mkdir(mode=0o700)
+    dead = {"app": kar.app, "service": "async-server", "app_port": free_port(), "h2c": True}
+    contents = [b"", b"{", b"\xff" * 100_000, b"[]", b'{"app": 1}', b"null"]
+    for number, content in enumerate([*contents, json.dumps(dead).encode()]):
+        (folder / str(number)).write_bytes(content)
+    outside = kar.processes.folder / "outside"
+    outside.write_text("mine")
+    (folder / "link").symlink_to(outside)
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    kar.serve(HELLO_DELAY="0")
+    client = kar.run("-h2c", "python", "client.py")
+    assert client.wait() == 0
+    kept = {path.name for path in folder.iterdir()}
+    assert len(kept - {"link", "folder", "pipe"}) == 1  # the server's
+    assert outside.read_text() == "mine"
+
+
+def test_a_locked_file_that_makes_no_sense_is_ignored(kar: Kar) -> None:
+    folder = kar.processes.folder / "embedded-kar"
+    folder.mkdir(mode=0o700)
+    port_of_nobody = {"app": kar.app, "service": "async-server", "app_port": -1, "h2c": True}
+    with (folder / "a").open("w") as first, (folder / "b").open("w") as second:
+        json.dump(port_of_nobody, first, indent=1)
+        first.flush()
+        for file in (first, second):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        kar.serve(HELLO_DELAY="0")
+        assert kar.run("-h2c", "python", "client.py").wait() == 0
+        assert {"a", "b"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("path", ["//192.0.2.1//b", "http://192.0.2.1/", "@192.0.2.1"])
+def test_no_path_leads_elsewhere(kar: Kar, path: str) -> None:
+    kar.serve(HELLO_DELAY="0")
+    with http2(kar.sidecar()) as client:
+        answer = client.get("/", extensions={"target": (CALL + path).encode()})
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == "Not Found"
+
+
+def test_a_proxy_in_the_environment_is_not_asked(kar: Kar) -> None:
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
+    port = str(free_port())
+    server = kar.run(
+        *["-service", "async-server", "-app_port", port, "python", "server.py"], **proxies
+    )
+    server.wait_for_line("Running on")
+    client = kar.run("-h2c", "python", "client.py", **proxies)
+    assert client.wait() == 0
+
+
+@pytest.mark.parametrize("method", ["POST", "TRACE"])
+@pytest.mark.parametrize("path", ["/kar/v1/nope", "/kar/v1/system/health", "/kar/v1/await"])
+def test_an_early_answer_costs_no_other_call(kar: Kar, method: str, path: str) -> None:
+    """Hypercorn breaks a connection when data comes for a request that has been answered."""
+    kar.serve(HELLO_DELAY="0.5")
+    greet(kar.sidecar(), method, path, b"x" * 100_000)
+
+
+def test_too_large_a_body_costs_no_other_call(kar: Kar) -> None:
+    kar.serve(HELLO_DELAY="0.5")
+    greet(kar.sidecar(), "POST", CALL + "helloText", b"x" * 3 * 1024 * 1024)
+
+
+def test_a_large_body_does_not_stall_beside_other_calls(kar: Kar) -> None:
+    """It reaches the service, which refuses it, on the connections of 50 greetings."""
+    kar.serve(HELLO_DELAY="0.5")
+    greet(kar.sidecar(), "POST", CALL + "helloText", b"x" * 900_000)
+
+
+def greet(sidecar: str, method: str, path: str, body: bytes) -> None:
+    """Make 50 greetings on one connection and another request amid them; all are answered."""
+    url = httpx.URL(sidecar)
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    base = [(":scheme", "http"), (":authority", "localhost")]
+    with socket.create_connection((url.host, url.port), 30) as sock:
+        for number in range(50):
+            stream = connection.get_next_available_stream_id()
+            head = [(":method", "POST"), (":path", CALL + "helloText"), *base]
+            connection.send_headers(stream, head)
+            connection.send_data(stream, b"John", end_stream=True)
+            if number == 25:
+                odd = connection.get_next_available_stream_id()
+                connection.send_headers(odd, [(":method", method), (":path", path), *base])
+        statuses: dict[int, str] = {}
+        while len(statuses) < 51:
+            while body and (size := connection.local_flow_control_window(odd)):
+                size = min(size, connection.max_outbound_frame_size)
+                connection.send_data(odd, body[:size], end_stream=len(body) <= size)
+                body = body[size:]
+            sock.sendall(connection.data_to_send())
+            data = sock.recv(65536)
+            assert data, "the connection ended"
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.ResponseReceived):
+                    statuses[event.stream_id] = dict(event.headers)[b":status"].decode()
+    del statuses[odd]
+    assert set(statuses.values()) == {"200"}
+
+
+def test_500_requests_that_no_client_should_send(kar: Kar) -> None:
+    kar.serve(HELLO_DELAY="0")
+    sidecar = kar.sidecar()
+    url = httpx.URL(sidecar)
+    chance = random.Random(0)
+    for number in range(500):
+        with socket.create_connection((url.host, url.port), 10) as sock:
+            sock.sendall(nonsense(chance, number))
+            if chance.random() < 0.3:
+                sock.settimeout(0.05)
+                with contextlib.suppress(OSError):
+                    sock.recv(65536)
+            if chance.random() < 0.3:  # reset instead of a polite end
+                linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    with http2(sidecar) as client:
+        assert client.get("/kar/v1/system/health").text == "OK"
+        assert client.get(CALL + "health").json() == {"message": "I am healthy"}
+
+
+def nonsense(chance: random.Random, number: int) -> bytes:
+    """Return the bytes of a request, of HTTP/1.1 or HTTP/2, that is wrong somewhere."""
+    path = chance.choice(["/", CALL, CALL + "%zz", CALL + "%00%ff", "/kar/v1/" + "a/" * 500, "*"])
+    method = chance.choice(["GET", "POST", "BREW", "get", "CONNECT", "PRI", "X" * 300])
+    if number % 2:
+        head = f"{method} {path} HTTP/1.{chance.randrange(3)}\r\n".encode()
+        fields = [b"host: x", b"host: y", b"content-length: 9", b"content-length: -1", b": x"]
+        fields += [b"transfer-encoding: chunked", b"upgrade: h2c", b"connection: upgrade"]
+        fields += [b"expect: 100-continue", b"pragma: async", b"upgrade: websocket", b"te: x"]
+        fields += [b"x" * 9999, b"\x00: \xff"]
+        request = head + b"\r\n".join(chance.sample(fields, 3)) + b"\r\n\r\n" + b"zz\r\n" * 3
+        return request[: chance.randrange(len(request))] if chance.random() < 0.3 else request
+    connection = h2.connection.H2Connection()
+    connection.config.validate_outbound_headers = False
+    connection.config.normalize_outbound_headers = False
+    connection.initiate_connection()
+    fields2 = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "x")]
+    fields2 += [("X-Upper", "x"), ("connection", "close"), ("x", "\r\n"), ("te", "x"), ("", "x")]
+    connection.send_headers(1, chance.sample(fields2, chance.randrange(1, 9)))
+    connection.send_data(1, os.urandom(chance.randrange(9999)), end_stream=chance.random() < 0.5)
+    if chance.random() < 0.5:
+        connection.reset_stream(1)
+    request = connection.data_to_send()
+    if chance.random() < 0.3:
+        position = chance.randrange(len(request))
+        request = request[:position] + os.urandom(9) + request[position + 9 :]
+    return request[: chance.randrange(len(request))] if chance.random() < 0.3 else request
