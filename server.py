@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class Person(BaseModel):
+class Person(BaseModel, regex_engine="python-re"):  # whose blanks are those of str.strip()
     name: str = Field(pattern=r"\S", examples=["John"])
     surname: str = Field(pattern=r"\S", examples=["Doe"])
 

@@ -1,8 +1,5 @@
-"""Time calls of helloJson through the KAR sidecar, made one by one and many at once.
-
-sequential awaits each call before the next, gather awaits all with asyncio.gather, and tasks makes
-them with asyncio.create_task and then awaits each.
-"""
+"""Time calls of helloJson through the KAR sidecar in three settings: sequential awaits one after
+the other, gather all with asyncio.gather, tasks each that asyncio.create_task has started."""
 
 import argparse
 import asyncio
@@ -24,7 +21,6 @@ from client import PATIENCE, CallError, call, fail, message, open_client
 SETTINGS = ("sequential", "gather", "tasks")
 CONNECTION = 100  # calls in flight on one: httpx makes no more
 WARM_UP = 60.0  # seconds: the first call of a process may take the real KAR 9
-PROGRESS = 5.0  # seconds between two lines that say where a long run is
 COLUMNS = 64  # of a line of the picture
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -51,9 +47,8 @@ class Timing:
     ended: list[Ended] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures: latencies in ms, of the good answers, the time in s."""
-        good = sorted((each.end - each.due) * 1000 for each in self.ended if not each.failure)
-        latency = {name: percentile(good, part) for name, part in PERCENTILES.items()}
+        """Return the figures, with times in s and latencies, of good answers only, in ms."""
+        good = [(each.end - each.due) * 1000 for each in self.ended if not each.failure]
         span = self.end - self.start
         return {
             "calls": self.calls,
@@ -63,21 +58,23 @@ class Timing:
             "time_s": span,
             "calls_per_s": len(self.ended) / span,
             "overlap": sum(each.end - each.due for each in self.ended) / span,
-            "latency_ms": {name: value for name, value in latency.items() if value is not None},
+            "latency_ms": percentiles(good),
+            "latencies_ms": good,
         }
 
 
-PERCENTILES = {"min": 0.0, "p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+def percentiles(latencies: list[float]) -> dict[str, float]:
+    """Return min, p50, p95, p99 and max, each the least value with so many percent up to it.
 
-
-def percentile(ordered: list[float], part: float) -> float | None:
-    """Return the least value that has at least this part of all at or below it.
-
-    None if there are too few values to tell: p95 needs 20, p99 needs 100.
+    To tell p95 takes 20 values, p99 takes 100.
     """
-    if not ordered or 0.5 < part < 1 and len(ordered) < round(1 / (1 - part)):
-        return None
-    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
+    ordered, count = sorted(latencies), len(latencies)
+    wanted = {"min": (0, 1), "p50": (50, 1), "p95": (95, 20), "p99": (99, 100), "max": (100, 1)}
+    return {
+        name: ordered[max(0, -(-percent * count // 100) - 1)]
+        for name, (percent, least) in wanted.items()
+        if count >= least
+    }
 
 
 def picture(timings: list[Timing]) -> list[str]:
@@ -86,22 +83,21 @@ def picture(timings: list[Timing]) -> list[str]:
     width = COLUMNS - label
     axis = max(timing.end - timing.start for timing in timings)
     rows = [in_flight(timing, axis / width, width) for timing in timings]
-    top = max(max(row) for row in rows) or 1.0
-    lines = [
-        timing.setting.ljust(label)
-        + "".join(BARS[math.ceil(8 * min(1, calls / top))] for calls in row).rstrip()
-        for timing, row in zip(timings, rows, strict=True)
-    ]
-    return [*lines, f"{'':{label}}0 s{axis:{width - 5}.2f} s"]
+    top = max(map(max, rows)) or 1.0
+    lines = [f"{'':{label}}0 s{axis:{width - 5}.2f} s"]
+    for timing, row in zip(reversed(timings), reversed(rows), strict=True):
+        bars = "".join(BARS[math.ceil(calls / top * 8)] for calls in row)
+        lines.insert(0, f"{timing.setting:{label}}{bars.rstrip()}")
+    return lines
 
 
 def in_flight(timing: Timing, step: float, width: int) -> list[float]:
     """Return the average number of calls in flight in each of width steps of so many seconds."""
     row = [0.0] * width
     for each in timing.ended:
-        sent, end = each.sent - timing.start, each.end - timing.start
-        for column in range(int(sent / step), min(width, int(end / step) + 1)):
-            row[column] += max(0.0, min(end, (column + 1) * step) - max(sent, column * step)) / step
+        sent, end = (each.sent - timing.start) / step, (each.end - timing.start) / step
+        for column in range(int(sent), min(width, math.ceil(end))):
+            row[column] += min(end, column + 1) - max(sent, column)
     return row
 
 
@@ -110,7 +106,8 @@ class Connections:
 
     def __init__(self, in_flight: int) -> None:
         self.clients = [open_client() for _ in range(math.ceil(in_flight / CONNECTION))]
-        self.users = Counter[httpx.AsyncClient]()  # calls in flight on each
+        self.full: list[httpx.AsyncClient] = []
+        self.failed = False
         self.free = asyncio.Queue[int]()
         for slot in range(in_flight):
             self.free.put_nowait(slot // CONNECTION)
@@ -119,26 +116,26 @@ class Connections:
         """Call helloJson once there is a free slot, and check the answer."""
         slot = await self.free.get()
         client = self.clients[slot]
-        self.users[client] += 1
         person = {"name": "John", "surname": f"Doe {number}"}
         sent, http_version, failure = time.perf_counter(), "", ""
         try:
             answer = await call(client, "POST", "helloJson", patience, json=person)
             http_version = answer.http_version
             if message(answer) != f"Hello John Doe {number}":
-                failure = "wrong answer"
-            elif http_version != "HTTP/2":
-                failure = "not HTTP/2"
+                raise CallError("helloJson", "wrong answer", "it is not to this call")
+            if http_version != "HTTP/2":
+                raise CallError("helloJson", "not HTTP/2", f"but {http_version}")
         except CallError as error:
             failure = error.kind
+            if not self.failed:  # one is enough to know what to do
+                say(str(error))
+            self.failed = True
         end = time.perf_counter()
-        self.users[client] -= 1
         if failure == "timeout" and self.clients[slot] is client:
-            # httpx does not tell the sidecar that it gave a call up. Soon the sidecar would count
-            # over 100 calls on this connection and end it, so it takes no more.
+            # httpx does not tell the sidecar that it gave a call up, which would soon count over
+            # 100 calls here and end the connection. So it takes no more.
+            self.full.append(client)
             self.clients[slot] = open_client()
-        if not self.users[client] and client not in self.clients:
-            await client.aclose()
         self.free.put_nowait(slot)
         return Ended(due, sent, end, failure, http_version)
 
@@ -158,8 +155,7 @@ async def measure(timing: Timing, connections: Connections, patience: float) -> 
             await asyncio.gather(*[one(number, timing.start) for number in range(timing.calls)])
         else:
             calls = [one(number, timing.start) for number in range(timing.calls)]
-            tasks = [asyncio.create_task(each) for each in calls]
-            for task in tasks:
+            for task in [asyncio.create_task(each) for each in calls]:
                 await task
     finally:
         timing.end = time.perf_counter()
@@ -173,19 +169,21 @@ async def run(options: argparse.Namespace, timings: list[Timing]) -> None:
         say(f"waiting for the first answer on {len(connections.clients)} connection(s)")
         person = {"name": "John", "surname": "Doe"}
         calls = [call(c, "POST", "helloJson", WARM_UP, json=person) for c in connections.clients]
-        await asyncio.gather(*calls)
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(answer, CallError) and answer.kind == "timeout":
+                raise answer  # nobody is there; what else can fail is counted below
         for setting in SETTINGS if options.setting == "all" else [options.setting]:
             timings.append(Timing(setting, options.n))
             await measure(timings[-1], connections, options.t)
     finally:
         reporter.cancel()
-        for client in connections.clients:
+        for client in connections.clients + connections.full:
             await client.aclose()
 
 
 async def report_progress(timings: list[Timing]) -> None:
     while True:
-        await asyncio.sleep(PROGRESS)
+        await asyncio.sleep(5)
         if timings:
             now, timing = time.perf_counter(), timings[-1]
             done = f"{len(timing.ended)} of {timing.calls} calls"
@@ -199,19 +197,14 @@ def say(text: str) -> None:
 def show(timings: list[Timing]) -> None:
     """Print the figures of each setting, then the picture."""
     for timing in timings:
-        all_ = timing.figures()
-        versions = " and ".join(all_["http_versions"]) or "no HTTP version"
-        print(f"{timing.setting}: {all_['ok']}/{all_['calls']} ok, {versions}")
-        rate, overlap = all_["calls_per_s"], all_["overlap"]
-        print(
-            f"  Time = {all_['time_s']:.3f} s, {rate:.1f} calls/s, {overlap:.1f} at once on average"
-        )
-        latency = "  ".join(f"{name} {value:.1f}" for name, value in all_["latency_ms"].items())
-        if latency:
-            print(f"  latency in ms: {latency}")
-        if all_["failed"]:
-            failed = ", ".join(f"{count} {kind}" for kind, count in all_["failed"].items())
-            print(f"  failed: {failed}")
+        got = timing.figures()
+        versions = " and ".join(got["http_versions"]) or "no HTTP version"
+        print(f"{timing.setting}: {got['ok']}/{got['calls']} ok, {versions}")
+        rates = f"{got['calls_per_s']:.1f} calls/s, {got['overlap']:.1f} at once on average"
+        print(f"  Time = {got['time_s']:.3f} s, {rates}")
+        print("  latency in ms:", *(f"{name} {ms:.1f}" for name, ms in got["latency_ms"].items()))
+        if got["failed"]:
+            print("  failed:", ", ".join(f"{n} {kind}" for kind, n in got["failed"].items()))
     if timings:
         print("calls in flight:", *picture(timings), sep="\n")
 
@@ -219,10 +212,9 @@ def show(timings: list[Timing]) -> None:
 def as_json(timings: list[Timing]) -> str:
     """Return one JSON object: figures by setting, versions, and latencies unless over 10,000."""
     settings = {timing.setting: timing.figures() for timing in timings}
-    if sum(len(timing.ended) for timing in timings) <= 10_000:
-        for timing in timings:
-            latencies = [(each.end - each.due) * 1000 for each in timing.ended if not each.failure]
-            settings[timing.setting]["latencies_ms"] = latencies
+    if sum(len(timing.ended) for timing in timings) > 10_000:
+        for figures in settings.values():
+            del figures["latencies_ms"]
     versions = {name: version(name) for name in ("httpx", "httpcore", "h2", "anyio", "sniffio")}
     versions["python"] = platform.python_version()
     return json.dumps({"settings": settings, "versions": versions})
@@ -244,7 +236,7 @@ def words() -> argparse.Namespace:
     return options
 
 
-def main() -> int:
+if __name__ == "__main__":
     options, timings, interrupted = words(), list[Timing](), False
     try:
         asyncio.run(run(options, timings))
@@ -254,8 +246,4 @@ def main() -> int:
         fail(1, f"warm-up: {error}")
     print(as_json(timings)) if options.json else show(timings)
     failed = any(each.failure for timing in timings for each in timing.ended)
-    return 130 if interrupted else int(failed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(130 if interrupted else int(failed))

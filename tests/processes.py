@@ -95,6 +95,12 @@ class Process:
         self.popen.kill()
         self.wait()
 
+    def kill_with_process(self) -> None:
+        """Kill a kar and the process that it has started."""
+        child = self.child()
+        self.kill()
+        child.kill()
+
 
 class Processes:
     """Starts processes with a mark in their environment; at the end none with the mark is left."""
