@@ -5,8 +5,6 @@ import os
 import signal
 import socket
 import sys
-from functools import partial
-from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -29,10 +27,8 @@ class Reply(BaseModel):
 
 
 TEXT = {"text/plain": {"schema": {"type": "string", "pattern": r"\S"}, "example": "John Doe"}}
-WRONG = "The body is over 64 KiB (413), is not UTF-8 or not whole (400), or has no name (422)"
-app = FastAPI(
-    responses={"4XX": {"model": dict[str, str], "description": WRONG}}, redirect_slashes=False
-)
+WRONG = "detail says what: over 64 KiB (413), not UTF-8 or not whole (400), or no name (422)"
+app = FastAPI(responses={"4XX": {"model": dict, "description": WRONG}}, redirect_slashes=False)
 
 
 @app.post("/helloJson")
@@ -75,15 +71,18 @@ def settings(fd: int) -> Config:
     config.keep_alive_max_requests = sys.maxsize  # by default a connection ends after 1,000
     config.keep_alive_timeout = sys.maxsize  # by default 5 s, when the next call may be on its way
     config.h2_max_concurrent_streams = 100  # callers count on 100; with 1,000 Hypercorn stops dead
-    config.backlog = 1024  # many callers may come at once
-    config.graceful_timeout = sys.maxsize  # bounds no stop from Python 3.12 on: stopped() does
     return config
 
 
 class Connection(TCPServer):
+    """A connection that ends when its caller closes it, where Hypercorn 0.18 goes on waiting."""
+
     async def _read_data(self) -> None:
         await super()._read_data()
-        await self.idle_task.stop()  # else Hypercorn 0.18 keeps a closed one for keep_alive_timeout
+        self._idle_timeout = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        await self.idle_task.stop()
+        for unsent in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
+            await unsent.close()
 
 
 async def stopped(fd: int) -> None:
@@ -96,55 +95,50 @@ async def stopped(fd: int) -> None:
             os._exit(1)  # kar, which started this process, is dead: its sidecar calls no more
         await asyncio.sleep(0.1)
     loop.call_later(hello_delay() + 5, os._exit, 0)  # half a request must not hold up the stop
-    # Open connections still serve: once told to stop, Hypercorn breaks the one that a new call
-    # comes on, with every call in flight there.
+    # Open connections go on: Hypercorn, told to stop, breaks one at its next call, with all calls.
     loop.remove_reader(fd)
     os.dup2(os.open(os.devnull, os.O_RDONLY), fd)  # this closes the listening socket
-    while WholeRequests.in_flight:
+    while in_flight:
         await asyncio.sleep(0.05)
 
 
-class WholeRequests:
-    """ASGI middleware: read requests to their end before they are answered, 413 if too long.
+def whole_requests(app: ASGIApp, limit: int = 64 * 1024) -> ASGIApp:
+    """Middleware: read each request to its end before it is answered, 413 if over limit bytes.
     Hypercorn 0.18 breaks a connection, with all its calls, at data for an answered request."""
 
-    limit = 64 * 1024  # bytes
-    in_flight = 0  # requests of this process that are not answered yet
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer, body = self.app, bytearray()
+    async def read_first(scope: Scope, receive: Receive, send: Send) -> None:
+        answer, body = app, bytearray()
         if scope["type"] != "http":
-            return await answer(scope, receive, send)
+            return await app(scope, receive, send)
 
         async def whole() -> Message:
             return {"type": "http.request", "body": bytes(body)}
 
-        WholeRequests.in_flight += 1
+        in_flight.add(id(scope))
         try:
             async for chunk in Request(scope, receive).stream():
-                body += chunk if len(body) <= self.limit else b""  # the rest is dropped
-            if len(body) > self.limit:
-                answer = JSONResponse({"detail": f"body: over {self.limit} bytes"}, 413)
+                body += chunk if len(body) <= limit else b""  # the rest is dropped
+            if len(body) > limit:
+                answer = JSONResponse({"detail": f"body: over {limit} bytes"}, 413)
             await answer(scope, whole, send)
         except ClientDisconnect:  # answered to nobody, for only then does Hypercorn forget it
             await JSONResponse({"detail": "body: not whole"}, 400)(scope, receive, send)
         finally:
-            WholeRequests.in_flight -= 1
+            in_flight.remove(id(scope))
+
+    return read_first
 
 
-app.add_middleware(WholeRequests)
+in_flight: set[int] = set()  # requests of this process that are not answered yet
+app.add_middleware(whole_requests)
 
 
-@app.exception_handler(400)
+@app.exception_handler(400)  # with a cause: JSON that is too deep for Python, or its numbers long
 @app.exception_handler(RequestValidationError)
-async def refused(request: Request, error: Any) -> JSONResponse:
+async def refused(request: Request, error: RequestValidationError | HTTPException) -> JSONResponse:
     if isinstance(error, RequestValidationError):  # FastAPI's answer repeats the input, even NaN
         wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         return JSONResponse({"detail": "; ".join(wrong)}, 422)
-    # With a cause it is FastAPI's, about JSON that Python cannot hold: too deep, a number too long
     return JSONResponse({"detail": error.detail}, 422 if error.__cause__ else 400)
 
 
@@ -157,10 +151,9 @@ if __name__ == "__main__":
     try:
         if not (port.isdecimal() and 0 < int(port) < 65536 and 0 <= hello_delay() < sys.maxsize):
             raise ValueError("KAR_APP_PORT is no port, or HELLO_DELAY no number of seconds from 0")
-        listener = socket.create_server((host, int(port))).detach()
+        fd = socket.create_server((host, int(port))).detach()
     except (OSError, ValueError) as error:
         print(f"server.py: {error}; try kar run -app_port N, HELLO_DELAY=0.1", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
     run.TCPServer = Connection  # type: ignore[attr-defined]
-    stop = partial(stopped, listener)
-    asyncio.run(serve(app, settings(listener), shutdown_trigger=stop))  # type: ignore[arg-type]
+    asyncio.run(serve(app, settings(fd), shutdown_trigger=lambda: stopped(fd)))  # type: ignore

@@ -167,6 +167,18 @@ def test_a_stop_answers_the_calls_on_one_shared_connection(processes: Processes)
     assert len(server.errors()) == 1
 
 
+def test_callers_that_have_gone_do_not_hold_up_a_stop(processes: Processes) -> None:
+    server, address = processes.server(HELLO_DELAY="1")
+    for _ in range(20):
+        with connect(address) as sock:
+            http2_requests(sock, 5)
+    server.wait_for_line("HTTP version: 2", 100)
+    start = time.monotonic()
+    server.popen.terminate()
+    assert server.wait() == 0
+    assert time.monotonic() - start < 4  # the deadline would be 6 s
+
+
 @pytest.mark.parametrize("stop", STOPS)
 def test_half_a_request_does_not_hold_up_a_stop(processes: Processes, stop: signal.Signals) -> None:
     server, address = processes.server(HELLO_DELAY="0.5")

@@ -134,11 +134,17 @@ def redirect(request: Request, path: str) -> Response:
 
 
 class Connection(TCPServer):
-    """Hypercorn 0.18 keeps a closed connection until keep_alive_timeout ends its idle_task."""
+    """A connection that ends when its caller closes it.
+
+    Hypercorn 0.18 would wait for keep_alive_timeout then, and for ever if answers are not sent.
+    """
 
     async def _read_data(self) -> None:
         await super()._read_data()
+        self._idle_timeout = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
         await self.idle_task.stop()
+        for unsent in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
+            await unsent.close()
 
 
 def listen(port: int) -> socket.socket:

@@ -1,0 +1,238 @@
+"""server.py under abuse over raw sockets: a normal caller is still served, and memory stays."""
+
+import contextlib
+import random
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import httpx
+import psutil
+import pytest
+from processes import Processes, http2, wait_for
+
+Connect = Callable[[], socket.socket]
+Attack = Callable[[Connect, threading.Event], None]
+
+AUTHORITY = [(":scheme", "http"), (":authority", "localhost")]
+MEMORY = 40 * 1024 * 1024  # bytes that the server may grow by
+PATIENCE = 2.0  # seconds for a normal call meanwhile
+
+
+def opened(sock: socket.socket) -> h2.connection.H2Connection:
+    """Return an HTTP/2 connection that checks nothing of what it sends."""
+    config = h2.config.H2Configuration(
+        validate_outbound_headers=False, normalize_outbound_headers=False
+    )
+    connection = h2.connection.H2Connection(config)
+    connection.initiate_connection()
+    sock.sendall(connection.data_to_send())
+    return connection
+
+
+def garbage(connect: Connect, stop: threading.Event) -> None:
+    """Bytes that are no request, before any preface, again and again."""
+    chance = random.Random(0)
+    for size in (1, 100, 10_000, 100_000) * 25:
+        with contextlib.suppress(OSError), connect() as sock:
+            sock.sendall(chance.randbytes(size))
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(1)
+
+
+def half_requests(connect: Connect, stop: threading.Event) -> None:
+    """Requests that stop in the middle of their head or body, and stay."""
+    with contextlib.ExitStack() as stack:
+        for number in range(200):
+            sock = stack.enter_context(connect())
+            if number % 3 == 0:
+                sock.sendall(
+                    b"POST /helloText HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\nJohn"
+                )
+            elif number % 3 == 1:
+                sock.sendall(b"POST /helloText HTTP/1.1\r\nhost: x\r\ncont")
+            else:
+                connection = opened(sock)
+                connection.send_headers(
+                    1, [(":method", "POST"), (":path", "/helloText")] + AUTHORITY
+                )
+                connection.send_data(1, b"John")
+                sock.sendall(connection.data_to_send())
+        stop.wait(2)
+
+
+def rapid_reset(connect: Connect, stop: threading.Event) -> None:
+    """10,000 streams, each reset as soon as its headers are sent; half of them are requests."""
+    reset = 0
+    while reset < 10_000:
+        with contextlib.suppress(OSError, h2.exceptions.ProtocolError), connect() as sock:
+            connection = opened(sock)
+            while reset < 10_000:
+                reset += 1
+                stream = connection.get_next_available_stream_id()
+                head = [(":method", "POST"), (":path", "/helloText"), *AUTHORITY]
+                connection.send_headers(stream, head, end_stream=reset % 2 == 0)
+                connection.reset_stream(stream)
+                sock.sendall(connection.data_to_send())
+                sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    connection.receive_data(sock.recv(65536))
+                sock.setblocking(True)
+
+
+def idle_connections(connect: Connect, stop: threading.Event) -> None:
+    """1,000 connections on which nothing comes; half of them have spoken HTTP/2."""
+    with contextlib.ExitStack() as stack:
+        for number in range(1000):
+            sock = stack.enter_context(connect())
+            if number % 2:
+                opened(sock)
+        stop.wait(2)
+
+
+def large_headers(connect: Connect, stop: threading.Event) -> None:
+    """Lists of headers over the limit, of 64 KiB for HTTP/2 and 16 KiB for HTTP/1.1."""
+    for number in range(20):
+        with contextlib.suppress(OSError, h2.exceptions.ProtocolError), connect() as sock:
+            if number % 2:
+                connection = opened(sock)
+                fields = [(f"x-{each}", "x" * 1000) for each in range(1000)]
+                head = [(":method", "GET"), (":path", "/health"), *AUTHORITY, *fields]
+                connection.send_headers(1, head, end_stream=True)
+                sock.sendall(connection.data_to_send())
+            else:
+                sock.sendall(b"GET /health HTTP/1.1\r\n" + b"x: " + b"y" * 1_000_000)
+            sock.recv(1)
+
+
+def endless_body(connect: Connect, stop: threading.Event) -> None:
+    """A body that does not end, as fast as the server takes it, over either protocol."""
+    with connect() as sock1, connect() as sock2:
+        sock1.sendall(b"POST /helloText HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        connection = opened(sock2)
+        connection.send_headers(1, [(":method", "POST"), (":path", "/helloText"), *AUTHORITY])
+        sock2.sendall(connection.data_to_send())
+        end = time.monotonic() + 5
+        while time.monotonic() < end and not stop.is_set():
+            sock1.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+            while connection.local_flow_control_window(1) < 0x4000:
+                connection.receive_data(sock2.recv(65536))
+            connection.send_data(1, b"x" * 0x4000)
+            sock2.sendall(connection.data_to_send())
+
+
+ATTACKS = [garbage, half_requests, rapid_reset, idle_connections, large_headers, endless_body]
+
+
+@pytest.fixture(autouse=True)
+def _many_files() -> Iterator[None]:
+    """Let this process and the server have 1,000 connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_normal_caller_is_served_meanwhile(processes: Processes, attack: Attack) -> None:
+    server, address = processes.server(HELLO_DELAY="0.01")
+    url = httpx.URL(address)
+    process = psutil.Process(server.pid)
+    stop = threading.Event()
+    with http2(address) as client:
+        person = {"name": "John", "surname": "Doe"}
+        for _ in range(100):
+            client.post("helloJson", json=person)
+        before = most = process.memory_info().rss
+
+        def connect() -> socket.socket:
+            return socket.create_connection((url.host, url.port), 30)
+
+        attacker = threading.Thread(target=attack, args=(connect, stop))
+        attacker.start()
+        try:
+            while attacker.is_alive():
+                start = time.monotonic()
+                assert client.post("helloJson", json=person).status_code == 200
+                assert time.monotonic() - start < PATIENCE
+                most = max(most, process.memory_info().rss)
+                time.sleep(0.01)
+        finally:
+            stop.set()
+            attacker.join()
+    assert most - before < MEMORY
+    with http2(address) as client:
+        assert client.get("health").status_code == 200
+    wait_for(
+        lambda: len(process.net_connections()) == 1,
+        f"the connections to go: {process.net_connections()}",
+        10,
+    )
+
+
+REFUSED = {
+    "404": ("POST", "/nowhere", b"x"),
+    "405": ("PUT", "/helloText", b"x"),
+    "413": ("POST", "/helloText", b"x" * 65_537),
+    "413, far over": ("POST", "/helloText", b"x" * 5_000_000),
+    "422": ("POST", "/helloJson", b"{}"),
+    "400": ("POST", "/helloText", b"\xff" * 60_000),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_request_costs_no_greeting_beside_it(processes: Processes, case: str) -> None:
+    """50 greetings are in flight on the same connection."""
+    method, path, body = REFUSED[case]
+    _, address = processes.server(HELLO_DELAY="1")
+    url = httpx.URL(address)
+    statuses: dict[int, str] = {}
+    with socket.create_connection((url.host, url.port), 30) as sock:
+        connection = opened(sock)
+        for _ in range(50):
+            stream = connection.get_next_available_stream_id()
+            head = [(":method", "POST"), (":path", "/helloText"), *AUTHORITY]
+            connection.send_headers(stream, head)
+            connection.send_data(stream, b"John", end_stream=True)
+        refused = connection.get_next_available_stream_id()
+        head = [(":method", method), (":path", path), *AUTHORITY]
+        connection.send_headers(refused, [*head, ("content-type", "application/json")])
+        while len(statuses) < 51:
+            while body and (size := connection.local_flow_control_window(refused)):
+                size = min(size, connection.max_outbound_frame_size)
+                connection.send_data(refused, body[:size], end_stream=len(body) <= size)
+                body = body[size:]
+            sock.sendall(connection.data_to_send())
+            data = sock.recv(65536)
+            assert data, "the connection ended"
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.ResponseReceived):
+                    statuses[event.stream_id] = dict(event.headers)[b":status"].decode()
+                if isinstance(event, h2.events.DataReceived):
+                    connection.acknowledge_received_data(
+                        event.flow_controlled_length, event.stream_id
+                    )
+    assert statuses.pop(refused) == case[:3]
+    assert list(statuses.values()) == ["200"] * 50
+
+
+def test_no_server_header_on_any_answer(processes: Processes) -> None:
+    _, address = processes.server(HELLO_DELAY="0")
+    with http2(address) as client:
+        for method, path, body in REFUSED.values():
+            assert "server" not in client.request(method, path, content=body[:70_000]).headers
+
+
+def test_streams_are_limited_to_100(processes: Processes) -> None:
+    _, address = processes.server()
+    url = httpx.URL(address)
+    with socket.create_connection((url.host, url.port), 30) as sock:
+        connection = opened(sock)
+        connection.receive_data(sock.recv(65536))
+        assert connection.remote_settings.max_concurrent_streams == 100
