@@ -23,6 +23,9 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
+# h2 remembers the last closed streams of each connection, by default 65,536: megabytes.
+H2Connection.MAX_CLOSED_STREAMS = 1000
+
 WINDOW = 2**24  # bytes of answers on their way, for a stream and for the connection
 
 Headers = list[tuple[bytes, bytes]]

@@ -1,0 +1,228 @@
+"""Measure what the example costs: server, sidecar, settings and memory, as ratios in one run.
+
+Each pair is measured in turn, in three rounds, and the medians are compared. A goal that is missed
+makes the exit status 1. With the environment variable KAR, a real kar is measured too.
+"""
+
+import argparse
+import asyncio
+import importlib.machinery
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from processes import EMBEDDED, ROOT, Kar, Process, Processes, free_port
+
+ROUNDS = 3
+PYTHON = sys.executable
+PERSON = {"name": "John", "surname": "Doe"}
+CALL = "/kar/v1/service/async-server/call"
+
+Figures = dict[str, float]
+
+
+async def load(address: str, calls: int, in_flight: int) -> Figures:
+    """Make calls of helloJson on one connection; return calls/s, p50 in ms, and calls lost."""
+    latencies: list[float] = []
+    lost = 0
+    numbers = iter(range(calls))
+
+    async def worker(client: httpx.AsyncClient) -> None:
+        nonlocal lost
+        for _ in numbers:
+            start = time.perf_counter()
+            try:
+                answer = await client.post("helloJson", json=PERSON)
+                if answer.json() != {"message": "Hello John Doe"}:
+                    lost += 1
+            except (httpx.HTTPError, ValueError):
+                lost += 1
+            latencies.append(time.perf_counter() - start)
+
+    async with httpx.AsyncClient(
+        base_url=address, http1=False, http2=True, trust_env=False, verify=False, timeout=60
+    ) as client:
+        await client.post("helloJson", json=PERSON)
+        start = time.perf_counter()
+        await asyncio.gather(*[worker(client) for _ in range(in_flight)])
+        seconds = time.perf_counter() - start
+    return {"rate": calls / seconds, "p50": statistics.median(latencies) * 1000, "lost": lost}
+
+
+def run_load(address: str, calls: int, in_flight: int, *flags: str) -> Figures:
+    """Do the same in a process of its own."""
+    words = [PYTHON, __file__, "--load", address, str(calls), str(in_flight), *flags]
+    figures: Figures = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    return figures
+
+
+class WithoutSniffio(importlib.machinery.PathFinder):
+    """Searches the disk for sniffio, as for anything, and never finds it."""
+
+    @classmethod
+    def find_spec(cls, name: str, *rest: Any) -> importlib.machinery.ModuleSpec | None:
+        found = super().find_spec(name, *rest)
+        return None if name == "sniffio" else found
+
+
+def in_turn(**measures: Callable[[], Figures]) -> dict[str, Figures]:
+    """Take each measure once a round; return the medians."""
+    rounds: dict[str, list[Figures]] = {name: [] for name in measures}
+    for _ in range(ROUNDS):
+        for name, measure in measures.items():
+            rounds[name].append(measure())
+    return {
+        name: {key: statistics.median(each[key] for each in taken) for key in taken[0]}
+        for name, taken in rounds.items()
+    }
+
+
+@contextmanager
+def processes() -> Iterator[Processes]:
+    with tempfile.TemporaryDirectory() as folder:
+        started = Processes(Path(folder))
+        started.environment["HELLO_DELAY"] = "0"
+        try:
+            yield started
+        finally:
+            started.end()
+
+
+def served(started: Processes, *words: str) -> tuple[Process, str]:
+    """Start a server; return it and its address."""
+    port = str(free_port())
+    server = started.start(
+        *[word.replace("PORT", port) for word in words], KAR_APP_PORT=port, PYTHONPATH=str(ROOT)
+    )
+    server.wait_for_line("Running on")
+    return server, f"http://127.0.0.1:{port}"
+
+
+def cpu(pid: int, address: str) -> Figures:
+    """Return the milliseconds of processor time that a server takes for a call, 50 in flight."""
+    process = psutil.Process(pid)
+    before = process.cpu_times()
+    run_load(address, 2000, 50)
+    after = process.cpu_times()
+    spent = after.user + after.system - before.user - before.system
+    return {"cpu_ms": spent / 2000 * 1000}
+
+
+def server_against_bare() -> dict[str, Figures]:
+    with processes() as started:
+        server, address = served(started, PYTHON, "server.py")
+        bare, bare_address = served(started, PYTHON, "tests/services/bare.py")
+        return in_turn(
+            server=lambda: cpu(server.pid, address), bare=lambda: cpu(bare.pid, bare_address)
+        )
+
+
+def through_kar() -> dict[str, Figures]:
+    with processes() as started:
+        _, address = served(started, PYTHON, "server.py")
+        ways = {"straight": address}
+        kars = {"embedded": EMBEDDED}
+        if os.environ.get("KAR"):
+            kars["real"] = Path(os.environ["KAR"])
+        for name, path in kars.items():
+            kar = Kar(path, started)
+            kar.serve()
+            ways[name] = kar.sidecar() + CALL
+        measures = {}
+        for name, way in ways.items():
+            measures[f"{name}, 50"] = lambda way=way: run_load(way, 2000, 50)
+            measures[f"{name}, 1"] = lambda way=way: run_load(way, 500, 1)
+        return in_turn(**measures)
+
+
+def settings_against_defaults() -> dict[str, Figures]:
+    with processes() as started:
+        _, ours = served(started, PYTHON, "server.py")
+        defaults_words = ["-m", "hypercorn", "server:app", "--bind", "127.0.0.1:PORT"]
+        _, defaults = served(started, PYTHON, *defaults_words)
+        return in_turn(
+            ours=lambda: run_load(ours, 3000, 50),
+            defaults=lambda: run_load(defaults, 3000, 50),
+            without_sniffio=lambda: run_load(ours, 3000, 50, "--without-sniffio"),
+        )
+
+
+def memory() -> dict[str, Figures]:
+    """Return the resident bytes of server and sidecar after 2,000 and after 20,000 calls."""
+    with processes() as started:
+        kar = Kar(EMBEDDED, started)
+        server = kar.serve().child()
+        address = kar.sidecar() + CALL
+        watched = {"server": server, "sidecar": psutil.Process(started.started[-1].pid)}
+        run_load(address, 2000, 50)
+        few = {name: process.memory_info().rss for name, process in watched.items()}
+        run_load(address, 18_000, 50)
+        return {
+            name: {"2000": few[name], "20000": process.memory_info().rss}
+            for name, process in watched.items()
+        }
+
+
+def main(as_json: bool) -> int:
+    bare, ways = server_against_bare(), through_kar()
+    settings, used = settings_against_defaults(), memory()
+    real = [name for name in ways if name.startswith("real")]
+    goals = [
+        ("CPU of server.py / of a bare ASGI function", "<=", 1.4,
+         bare["server"]["cpu_ms"] / bare["bare"]["cpu_ms"]),
+        ("calls/s through the embedded KAR / straight, 50 in flight", ">=", 0.45,
+         ways["embedded, 50"]["rate"] / ways["straight, 50"]["rate"]),
+        ("p50 through the embedded KAR / straight, 1 in flight", "<=", 2.2,
+         ways["embedded, 1"]["p50"] / ways["straight, 1"]["p50"]),
+        ("calls lost of 3,000 with our settings", "<=", 0, settings["ours"]["lost"]),
+        *[(f"memory of the {name} after 20,000 calls / after 2,000", "<=", 1.05,
+           used[name]["20000"] / used[name]["2000"]) for name in used],
+    ]  # fmt: skip
+    document = {"server": bare, "ways": ways, "settings": settings, "memory": used}
+    missed = [
+        name for name, sign, goal, got in goals if (got > goal if sign == "<=" else got < goal)
+    ]
+    if as_json:
+        ratios = {name: got for name, _, _, got in goals}
+        print(json.dumps({**document, "ratios": ratios, "missed": missed}))
+        return bool(missed)
+    for figures in document.values():
+        for name, values in figures.items():
+            shown = "  ".join(f"{key} {value:,.2f}" for key, value in values.items())
+            print(f"{name:16} {shown}")
+    gain = settings["ours"]["rate"] / settings["without_sniffio"]["rate"]
+    print(f"{gain:6.2f}  calls/s with sniffio / without")
+    if real:
+        print(f"{ways['real, 50']['rate'] / ways['straight, 50']['rate']:6.2f}  real / straight")
+    for name, sign, goal, got in goals:
+        print(f"{got:6.2f}  {name} (goal {sign} {goal}){' MISSED' if name in missed else ''}")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--without-sniffio", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.without_sniffio:
+        sys.modules.pop("sniffio", None)
+        sys.meta_path[:] = [
+            WithoutSniffio if finder is importlib.machinery.PathFinder else finder
+            for finder in sys.meta_path
+        ]
+    if options.load:
+        address, calls, in_flight = options.load
+        print(json.dumps(asyncio.run(load(address, int(calls), int(in_flight)))))
+    else:
+        sys.exit(main(options.json))
