@@ -10,4 +10,4 @@ if __name__ == "__main__":
     step("ruff check", [f"{tools}/ruff", "check"])
     step("ruff format", [f"{tools}/ruff", "format", "--check"])
     step("mypy", [f"{tools}/mypy", "server.py", "client.py", "timed-client.py", "tests"])
-    step("pytest", [f"{tools}/python", "-m", "pytest", *sys.argv[1:]])
+    step("pytest", [f"{tools}/python", "-m", "pytest", "-n", "4", *sys.argv[1:]])

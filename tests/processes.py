@@ -86,6 +86,10 @@ class Process:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.words} still runs: {self.lines()[-5:]}") from None
 
+    def has_started(self) -> bool:
+        """Return whether a kar has started its process, which may have ended already."""
+        return self.popen.poll() is not None or bool(psutil.Process(self.pid).children())
+
     def child(self) -> psutil.Process:
         """Return the process that this one, a kar, has started."""
         wait_for(lambda: psutil.Process(self.pid).children(), "a child process")

@@ -71,7 +71,7 @@ def test_any_order_of_starting_prints_the_transcript(kar: Kar, seed: int) -> Non
         if command is client:
             clients.append(process)
         if chance.random() < 0.5:
-            wait_for(process.child, "the child")
+            wait_for(process.has_started, "the process")
         elif command is SERVER and chance.random() < 0.5:
             process.wait_for_line("Running on")
     for process in clients:

@@ -1,14 +1,13 @@
 """Deliver one call to one replica of a service, as KAR's HTTP client, which is Go's, does."""
 
 import asyncio
-import codecs
 import gzip
-import re
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from .go import encode, utf8
 from .h2c import H2cConnection, Headers
 
 REDIRECTS = 10  # Go follows no more
@@ -138,24 +137,3 @@ class Replica:
             _, connection = await loop.create_connection(H2cConnection, "127.0.0.1", self.app_port)
             self.connections.append(connection)
             return connection
-
-
-def encode(path: str) -> str:
-    """Return a path as Go sends it: ? begins a query, # ends it, and what looks encoded stays."""
-    path, mark, query = path.partition("#")[0].partition("?")
-    if not re.fullmatch(r"([\w.~$&+,/:;=@!'()*\[\]-]|%[0-9A-Fa-f]{2})*", path, re.ASCII):
-        path = quote(unquote(path), safe="/$&+,:;=@")
-    return path + mark + quote(query, safe="%/$&+,:;=@!'()*[]?")
-
-
-def utf8(data: bytes) -> bytes:
-    """Return data as UTF-8 text, in which each byte that is none has become U+FFFD."""
-    return data.decode(errors="embedded_kar.utf8").encode()
-
-
-def _replace(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    return "\ufffd" * (error.end - error.start), error.end
-
-
-codecs.register_error("embedded_kar.utf8", _replace)

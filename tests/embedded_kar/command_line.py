@@ -1,4 +1,4 @@
-"""KAR's command line: Go's flags, kar run and kar rest, and what kar says when it cannot."""
+"""KAR's command line: kar run, kar rest, kar help, and what kar says when it cannot start."""
 
 import asyncio
 import os
@@ -6,12 +6,12 @@ import sys
 
 from . import launcher
 from .call import Call
-from .launcher import Component, StartError
+from .flags import REAL_ONLY, Flags, UsageError, parse
+from .launcher import Component
 from .replicas import Replicas
-from .runtime_folder import RuntimeFolderError
+from .start_error import StartError
 
 VERSION = "1.3.10-embedded"
-REAL_ONLY = "needs the real KAR, with Kafka and Redis; this is the embedded one, for run and rest"
 
 USAGE = """\
 Usage:
@@ -43,27 +43,6 @@ Options:
 
 This is the embedded KAR, for one user on one machine. All else needs the real one.
 """
-FLAGS: dict[str, type] = {
-    "app": str,
-    "service": str,
-    "app_port": int,
-    "runtime_port": int,
-    "h2c": bool,
-    "content_type": str,
-    "v": str,
-    "hostname": str,
-    "missing_component_timeout": str,
-    "h": bool,
-    "help": bool,
-}
-# Those of the real KAR that begin with one of these need Kafka, Redis or actors.
-REAL_FLAGS = ("actor", "kafka_", "redis_", "request_", "config_", "cancel", "rpclib", "kubernetes_")
-
-Flags = dict[str, str | int | bool]
-
-
-class UsageError(Exception):
-    """The words of the command make no sense."""
 
 
 def main(words: list[str]) -> int:
@@ -90,48 +69,11 @@ def main(words: list[str]) -> int:
     except UsageError as error:
         print(f"{error}\n{USAGE}", end="", file=sys.stderr)
         return 2
-    except (StartError, RuntimeFolderError) as error:
+    except KeyboardInterrupt:
+        return 1
+    except StartError as error:
         launcher.show(b"[FATAL] ", str(error).encode())
         return 1
-
-
-def parse(words: list[str]) -> tuple[Flags, list[str]]:
-    """Return the flags and the words behind them.
-
-    Go's form, which no library of the packages reads: -app x, -app=x, --app x, -h2c, -h2c=true, up
-    to a word that is no flag, or behind --. Raise UsageError with Go's words, StartError for a flag
-    that only the real KAR has.
-    """
-    flags: Flags = {}
-    words = list(words)
-    while words and words[0].startswith("-") and words[0] != "-":
-        word = words.pop(0)
-        if word == "--":
-            break
-        name, given, value = word.removeprefix("-").removeprefix("-").partition("=")
-        if not name or name.startswith("-"):
-            raise UsageError(f"bad flag syntax: {word}")
-        if name.startswith(REAL_FLAGS):
-            raise StartError(f"flag -{name} {REAL_ONLY}")
-        if name not in FLAGS:
-            raise UsageError(f"flag provided but not defined: -{name}")
-        if FLAGS[name] is bool:
-            if value.lower() not in ("", "1", "t", "true", "0", "f", "false"):
-                raise UsageError(f'invalid boolean value "{value}" for -{name}: parse error')
-            flags[name] = value.lower() not in ("0", "f", "false")
-            continue
-        if not given:
-            if not words:
-                raise UsageError(f"flag needs an argument: -{name}")
-            value = words.pop(0)
-        if FLAGS[name] is int:
-            try:
-                flags[name] = int(value, 0)
-            except ValueError:
-                raise UsageError(f'invalid value "{value}" for flag -{name}: parse error') from None
-        else:
-            flags[name] = value
-    return flags, words
 
 
 def port(flags: Flags, name: str, variable: str, default: int) -> int:

@@ -10,12 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from . import sidecar
+from .http_server import listen, serve
 from .replicas import Replicas, Sidecar
-
-
-class StartError(Exception):
-    """The component or its sidecar cannot start; the text is what KAR says."""
+from .sidecar import Api
+from .start_error import StartError
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ async def run(component: Component) -> int:
     After SIGTERM or SIGINT, or when the process died of a signal, that is 0, as with KAR.
     """
     try:
-        listener = sidecar.listen(component.runtime_port)
+        listener = listen(component.runtime_port)
     except OSError as error:
         address = f"127.0.0.1:{component.runtime_port}"
         reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
@@ -48,7 +46,7 @@ async def run(component: Component) -> int:
     replicas = Replicas(component.app)
     await replicas.look()
     watching = asyncio.create_task(replicas.watch())
-    serving = asyncio.create_task(sidecar.serve(listener, replicas))
+    serving = asyncio.create_task(serve(Api(replicas), listener))
     replicas.join(Sidecar(component.app, component.service, component.app_port, component.h2c))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-class RuntimeFolderError(Exception):
-    """The runtime folder cannot be trusted or used; the text says which and what to do."""
+from .start_error import StartError
 
 
 class RuntimeFolder:
@@ -88,8 +86,8 @@ def _own(path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
         status = path.lstat()
     except OSError as error:
-        raise RuntimeFolderError(f"{path}: {error.strerror}; set XDG_RUNTIME_DIR") from None
+        raise StartError(f"{path}: {error.strerror}; set XDG_RUNTIME_DIR") from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise RuntimeFolderError(
+        raise StartError(
             f"{path} must be a folder, no link, that only you can write to; set XDG_RUNTIME_DIR"
         )

@@ -2,17 +2,10 @@
 
 import asyncio
 import html
-import math
 import posixpath
 import re
-import socket
-import sys
 from urllib.parse import quote
 
-from hypercorn.asyncio import run
-from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.config import Config
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -131,36 +124,3 @@ def redirect(request: Request, path: str) -> Response:
         return Response(status_code=308, headers={"Location": location})
     body = f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n'
     return Response(body, 301, {"Location": location}, "text/html")
-
-
-class Connection(TCPServer):
-    """A connection that ends when its caller closes it.
-
-    Hypercorn 0.18 would wait for keep_alive_timeout then, and for ever if answers are not sent.
-    """
-
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        self._idle_timeout = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
-        await self.idle_task.stop()
-        for unsent in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
-            await unsent.close()
-
-
-def listen(port: int) -> socket.socket:
-    """Return a socket that listens on 127.0.0.1, on a free port for 0; OSError if it is taken."""
-    return socket.create_server(("127.0.0.1", port))
-
-
-async def serve(listener: socket.socket, replicas: Replicas) -> None:
-    """Serve the API until cancelled, with connections that never end under a call."""
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.loglevel = "ERROR"
-    config.include_server_header = False
-    config.keep_alive_max_requests = sys.maxsize  # by default 1,000, then the connection ends
-    config.keep_alive_timeout = math.inf  # by default 5 s, when the next call may be on its way
-    config.backlog = 1024  # many callers may come at once
-    run.TCPServer = Connection  # type: ignore[attr-defined]
-    never = asyncio.Event().wait  # signals are the launcher's
-    await hypercorn_serve(Api(replicas), config, shutdown_trigger=never)  # type: ignore[arg-type]
