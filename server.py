@@ -9,8 +9,8 @@ import sys
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from h2.connection import H2Connection
 from hypercorn.asyncio import run, serve
-from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
@@ -74,12 +74,11 @@ def settings(fd: int) -> Config:
     return config
 
 
-class Connection(TCPServer):
-    """A connection that ends when its caller closes it, where Hypercorn 0.18 goes on waiting."""
-
+class Connection(run.TCPServer):  # type: ignore[misc,name-defined]
     async def _read_data(self) -> None:
+        """Read until the caller closes, and end then, where Hypercorn 0.18 goes on waiting."""
         await super()._read_data()
-        self._idle_timeout = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        self._idle_timeout = lambda: asyncio.sleep(0)
         await self.idle_task.stop()
         for unsent in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
             await unsent.close()
@@ -156,4 +155,5 @@ if __name__ == "__main__":
         print(f"server.py: {error}; try kar run -app_port N, HELLO_DELAY=0.1", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
     run.TCPServer = Connection  # type: ignore[attr-defined]
+    H2Connection.MAX_CLOSED_STREAMS = 1000  # of 65,536 that it remembers, megabytes a connection
     asyncio.run(serve(app, settings(fd), shutdown_trigger=lambda: stopped(fd)))  # type: ignore

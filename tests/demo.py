@@ -44,7 +44,10 @@ def run_all(kar: str, environment: dict[str, str], log: Path) -> None:
     ]
     print("\n$ kar", *words, "&", flush=True)
     with log.open("w") as output:
-        server = subprocess.Popen([kar, *words], cwd=ROOT, env=environment, stdout=output)
+        try:
+            server = subprocess.Popen([kar, *words], cwd=ROOT, env=environment, stdout=output)
+        except OSError as error:
+            sys.exit(f"{kar} cannot be run: {error.strerror}; try without --kar")
     try:
         end = time.monotonic() + PATIENCE
         while "Running on" not in log.read_text():

@@ -1,6 +1,7 @@
 """Hypercorn on 127.0.0.1, so set and mended that it loses no call."""
 
 import asyncio
+import logging
 import math
 import socket
 import sys
@@ -36,6 +37,7 @@ async def serve(app: ASGIApp, listener: socket.socket) -> None:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.loglevel = "ERROR"
+    logging.getLogger("asyncio").setLevel("ERROR")  # it warns when a caller has gone
     config.include_server_header = False
     config.keep_alive_max_requests = sys.maxsize  # by default 1,000, then the connection ends
     config.keep_alive_timeout = math.inf  # by default 5 s, when the next call may be on its way

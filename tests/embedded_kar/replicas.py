@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class Replicas:
     async def watch(self) -> None:
         """Follow the sidecars that come and go, until cancelled."""
         while True:
-            await self.look()
+            with suppress(OSError):  # the folder may be gone for a moment, or for good
+                await self.look()
             await asyncio.sleep(PERIOD)
 
     async def look(self) -> None:
