@@ -209,7 +209,8 @@ def main(as_json: bool) -> int:
     missed = [
         name for name, sign, goal, got in goals if (got > goal if sign == "<=" else got < goal)
     ]
-    figures = {**bare.medians(), **ways.medians(), **settings.medians(), **used}
+    sizes = {f"{name} memory": used[name] for name in used}
+    figures = {**bare.medians(), **ways.medians(), **settings.medians(), **sizes}
     if as_json:
         ratios = {**others, **{name: got for name, _, _, got in goals}}
         print(json.dumps({"figures": figures, "ratios": ratios, "missed": missed}))
