@@ -9,6 +9,7 @@ import asyncio
 import importlib.machinery
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -140,6 +141,34 @@ def server_against_bare() -> Rounds:
         )
 
 
+def timed_client_against_bare_loop() -> Rounds:
+    """Return the milliseconds of processor time for a call, one at a time, without the start."""
+
+    def spent(words: list[str], environment: dict[str, str]) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(words, check=True, capture_output=True, cwd=ROOT, env=environment)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    with processes() as started:
+        kar = Kar(EMBEDDED, started)
+        kar.serve()
+        sidecar = kar.sidecar()
+        environment = {**started.environment, "KAR_RUNTIME_PORT": sidecar.rpartition(":")[2]}
+
+        def timed() -> Figures:
+            words = [PYTHON, "timed-client.py", "--setting", "sequential", "-n"]
+            many, few = (spent([*words, calls], environment) for calls in ("1200", "200"))
+            return {"cpu_ms": many - few}  # s for 1,000 calls
+
+        def loop() -> Figures:
+            words = [PYTHON, __file__, "--load", sidecar + CALL]
+            many, few = (spent([*words, calls, "1"], environment) for calls in ("1200", "200"))
+            return {"cpu_ms": many - few}
+
+        return in_turn(timed_client=timed, bare_loop=loop)
+
+
 def through_kar() -> Rounds:
     with processes() as started:
         ways: dict[str, str] = {}
@@ -187,11 +216,13 @@ def memory() -> dict[str, Figures]:
 
 
 def main(as_json: bool) -> int:
-    bare, ways = server_against_bare(), through_kar()
+    bare, ways, clients = server_against_bare(), through_kar(), timed_client_against_bare_loop()
     settings, used = settings_against_defaults(), memory()
     goals = [
         ("CPU of server.py / of a bare ASGI function", "<=", 1.4,
          bare.ratio("server", "bare", "cpu_ms")),
+        ("CPU of timed-client.py / of a bare httpx loop, 1 in flight", "<=", 1.1,
+         clients.ratio("timed_client", "bare_loop", "cpu_ms")),
         ("calls/s through the embedded KAR / straight, 50 in flight", ">=", 0.45,
          ways.ratio("embedded, 50", "straight, 50", "rate")),
         ("p50 through the embedded KAR / straight, 1 in flight", "<=", 2.2,
@@ -210,7 +241,7 @@ def main(as_json: bool) -> int:
         name for name, sign, goal, got in goals if (got > goal if sign == "<=" else got < goal)
     ]
     sizes = {f"{name} memory": used[name] for name in used}
-    figures = {**bare.medians(), **ways.medians(), **settings.medians(), **sizes}
+    figures = bare.medians() | clients.medians() | ways.medians() | settings.medians() | sizes
     if as_json:
         ratios = {**others, **{name: got for name, _, _, got in goals}}
         print(json.dumps({"figures": figures, "ratios": ratios, "missed": missed}))
