@@ -50,13 +50,15 @@ def async_http2(address: str) -> httpx.AsyncClient:
 class Process:
     """A process whose output goes to files."""
 
-    def __init__(self, words: list[str], environment: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, words: list[str], environment: dict[str, str], folder: Path, stdin: int
+    ) -> None:
         self.words = words
         self.out = folder / f"{uuid.uuid4().hex}.out"
         self.err = self.out.with_suffix(".err")
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.popen = subprocess.Popen(
-                words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=err
+                words, cwd=ROOT, env=environment, stdin=stdin, stdout=out, stderr=err
             )
         self.pid = self.popen.pid
 
@@ -112,6 +114,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.started: list[Process] = []
+        self.stdin = subprocess.PIPE
         self.mark = uuid.uuid4().hex
         ours = {"KAR_APP_PORT", "KAR_APP_HOST", "KAR_RUNTIME_PORT", "HELLO_DELAY"}
         self.environment = {name: os.environ[name] for name in os.environ if name not in ours}
@@ -120,9 +123,8 @@ class Processes:
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
     def start(self, *words: str | Path, **environment: str) -> Process:
-        process = Process(
-            [str(word) for word in words], {**self.environment, **environment}, self.folder
-        )
+        everything = {**self.environment, **environment}
+        process = Process([str(word) for word in words], everything, self.folder, self.stdin)
         self.started.append(process)
         return process
 

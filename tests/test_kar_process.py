@@ -1,5 +1,6 @@
 """The process that kar runs: its output and input, its end, and kar's."""
 
+import os
 import resource
 import signal
 import sys
@@ -140,6 +141,31 @@ def test_a_signal_to_the_process_goes_through_its_handler(kar: Kar) -> None:
     process.child().send_signal(signal.SIGINT)
     assert process.wait() == 3
     assert process.lines()[-1] == "[STDOUT] handled"
+
+
+def test_ctrl_c_goes_through_the_handler_of_the_process(kar: Kar) -> None:
+    """The terminal sends SIGINT to both, and the process has a moment to say what it wants."""
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: (print('handled', flush=True), sys.exit(3)))\n"
+        "print('ready', flush=True); time.sleep(1000)"
+    )
+    on_terminal = (
+        "import fcntl, os, sys, termios\n"
+        "os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    master, slave = os.openpty()
+    kar.processes.stdin = slave
+    process = kar.processes.start(
+        *[sys.executable, "-c", on_terminal, str(kar.path), "run", "-app", kar.app],
+        *[sys.executable, "-c", program],
+    )
+    process.wait_for_line("ready")
+    os.write(master, b"\x03")
+    process.wait()
+    assert process.lines() == ["[STDOUT] ready", "[STDOUT] handled"]
+    os.close(master)
+    os.close(slave)
 
 
 def test_a_kar_that_is_killed_leaves_the_process_behind(kar: Kar) -> None:

@@ -92,6 +92,8 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
     exited, stopped = asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((exited, stopped), return_when=asyncio.FIRST_COMPLETED)
     if not exited.done():
+        if at_terminal():
+            await asyncio.wait((exited,), timeout=0.5)
         process.kill()
         await exited
     ended.set()
@@ -99,6 +101,13 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
         # A reader of our output may be slow, and gets all; a signal waits for nobody.
         await asyncio.to_thread(thread.join, 0.2 if stop.is_set() else None)
     return 0 if stop.is_set() else max(0, exited.result())
+
+
+def at_terminal() -> bool:
+    """Return whether a signal may be a terminal's Ctrl-C, which goes to the process as well."""
+    with suppress(OSError):
+        return os.tcgetpgrp(0) == os.getpgrp()
+    return False
 
 
 def copy(reader: int, prefix: bytes, ended: threading.Event) -> None:
