@@ -7,9 +7,9 @@ makes the exit status 1. With the environment variable KAR, a real kar is measur
 import argparse
 import asyncio
 import importlib.machinery
+import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -142,31 +142,39 @@ def server_against_bare() -> Rounds:
 
 
 def timed_client_against_bare_loop() -> Rounds:
-    """Return the milliseconds of processor time for a call, one at a time, without the start."""
+    """Return the milliseconds of this process's time for a call, 100 calls of each in turn."""
+    spec = importlib.util.spec_from_file_location("timed_client", ROOT / "timed-client.py")
+    assert spec
+    assert spec.loader
+    timed = importlib.util.module_from_spec(spec)
+    sys.modules["timed_client"] = timed
+    sys.path.insert(0, str(ROOT))
+    spec.loader.exec_module(timed)
+    rounds = Rounds({"timed_client": [], "bare_loop": []})
 
-    def spent(words: list[str], environment: dict[str, str]) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(words, check=True, capture_output=True, cwd=ROOT, env=environment)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    async def measure() -> None:
+        connections = timed.Connections(1)
+        async with timed.open_client() as client:
+            for _ in range(30):
+                start = time.process_time()
+                await timed.measure(timed.Timing("sequential", 100), connections, 30.0)
+                middle = time.process_time()
+                for number in range(100):
+                    person = {"name": "John", "surname": f"Doe {number}"}
+                    answer = await client.post("helloJson", json=person)
+                    assert answer.json()["message"] == f"Hello John Doe {number}"
+                end = time.process_time()
+                rounds["timed_client"].append({"cpu_ms": (middle - start) * 10})
+                rounds["bare_loop"].append({"cpu_ms": (end - middle) * 10})
+        await connections.clients[0].aclose()
 
     with processes() as started:
         kar = Kar(EMBEDDED, started)
         kar.serve()
-        sidecar = kar.sidecar()
-        environment = {**started.environment, "KAR_RUNTIME_PORT": sidecar.rpartition(":")[2]}
-
-        def timed() -> Figures:
-            words = [PYTHON, "timed-client.py", "--setting", "sequential", "-n"]
-            many, few = (spent([*words, calls], environment) for calls in ("2200", "200"))
-            return {"cpu_ms": (many - few) / 2000 * 1000}
-
-        def loop() -> Figures:
-            words = [PYTHON, __file__, "--load", sidecar + CALL]
-            many, few = (spent([*words, calls, "1"], environment) for calls in ("2200", "200"))
-            return {"cpu_ms": (many - few) / 2000 * 1000}
-
-        return in_turn(timed_client=timed, bare_loop=loop)
+        os.environ["KAR_RUNTIME_PORT"] = kar.sidecar().rpartition(":")[2]
+        asyncio.run(measure())
+        del os.environ["KAR_RUNTIME_PORT"]
+    return rounds
 
 
 def through_kar() -> Rounds:
