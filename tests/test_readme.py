@@ -124,7 +124,7 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
     (shown,) = [block for block in blocks("text") if "bare ASGI function" in block]
     bench = (ROOT / "tests/bench.py").read_text()
     goals = re.findall(r"^ *[\d.]+  (.*?)(?: \(goal .*\))?$", shown, re.MULTILINE)
-    assert len(goals) == 7
+    assert len(goals) == 8
     for goal in goals:
         assert re.sub(r"(server|sidecar) after", "{name} after", goal) in bench
     assert "MISSED" not in shown
