@@ -8,14 +8,16 @@ import random
 import socket
 
 import h2.connection
-import h2.events
 import httpx
 import psutil
 import pytest
 from processes import Kar, Process, free_port, http2, wait_for
+from raw_http2 import beside_greetings
 
 pytestmark = pytest.mark.embedded_only
 CALL = "/kar/v1/service/async-server/call/"
+GREETING = CALL + "helloText"
+OK = ["200"] * 50
 
 
 def fatal(process: Process) -> str:
@@ -142,49 +144,21 @@ def test_a_proxy_in_the_environment_is_not_asked(kar: Kar) -> None:
 def test_an_early_answer_costs_no_other_call(kar: Kar, method: str, path: str) -> None:
     """Hypercorn breaks a connection when data comes for a request that has been answered."""
     kar.serve(HELLO_DELAY="0.5")
-    greet(kar.sidecar(), method, path, b"x" * 100_000)
+    _, greetings = beside_greetings(kar.sidecar(), GREETING, method, path, b"x" * 100_000)
+    assert greetings == OK
 
 
 def test_too_large_a_body_costs_no_other_call(kar: Kar) -> None:
     kar.serve(HELLO_DELAY="0.5")
-    greet(kar.sidecar(), "POST", CALL + "helloText", b"x" * 3 * 1024 * 1024)
+    body = b"x" * 3 * 1024 * 1024
+    assert beside_greetings(kar.sidecar(), GREETING, "POST", GREETING, body) == ("500", OK)
 
 
 def test_a_large_body_does_not_stall_beside_other_calls(kar: Kar) -> None:
     """It reaches the service, which refuses it, on the connections of 50 greetings."""
     kar.serve(HELLO_DELAY="0.5")
-    greet(kar.sidecar(), "POST", CALL + "helloText", b"x" * 900_000)
-
-
-def greet(sidecar: str, method: str, path: str, body: bytes) -> None:
-    """Make 50 greetings on one connection and another request amid them; all are answered."""
-    url = httpx.URL(sidecar)
-    connection = h2.connection.H2Connection()
-    connection.initiate_connection()
-    base = [(":scheme", "http"), (":authority", "localhost")]
-    with socket.create_connection((url.host, url.port), 30) as sock:
-        for number in range(50):
-            stream = connection.get_next_available_stream_id()
-            head = [(":method", "POST"), (":path", CALL + "helloText"), *base]
-            connection.send_headers(stream, head)
-            connection.send_data(stream, b"John", end_stream=True)
-            if number == 25:
-                odd = connection.get_next_available_stream_id()
-                connection.send_headers(odd, [(":method", method), (":path", path), *base])
-        statuses: dict[int, str] = {}
-        while len(statuses) < 51:
-            while body and (size := connection.local_flow_control_window(odd)):
-                size = min(size, connection.max_outbound_frame_size)
-                connection.send_data(odd, body[:size], end_stream=len(body) <= size)
-                body = body[size:]
-            sock.sendall(connection.data_to_send())
-            data = sock.recv(65536)
-            assert data, "the connection ended"
-            for event in connection.receive_data(data):
-                if isinstance(event, h2.events.ResponseReceived):
-                    statuses[event.stream_id] = dict(event.headers)[b":status"].decode()
-    del statuses[odd]
-    assert set(statuses.values()) == {"200"}
+    body = b"x" * 900_000
+    assert beside_greetings(kar.sidecar(), GREETING, "POST", GREETING, body) == ("413", OK)
 
 
 def test_500_requests_that_no_client_should_send(kar: Kar) -> None:

@@ -16,24 +16,13 @@ import httpx
 import psutil
 import pytest
 from processes import Processes, http2, wait_for
+from raw_http2 import AUTHORITY, beside_greetings, opened
 
 Connect = Callable[[], socket.socket]
 Attack = Callable[[Connect, threading.Event], None]
 
-AUTHORITY = [(":scheme", "http"), (":authority", "localhost")]
 MEMORY = 40 * 1024 * 1024  # bytes that the server may grow by
 PATIENCE = 2.0  # seconds for a normal call meanwhile
-
-
-def opened(sock: socket.socket) -> h2.connection.H2Connection:
-    """Return an HTTP/2 connection that checks nothing of what it sends."""
-    config = h2.config.H2Configuration(
-        validate_outbound_headers=False, normalize_outbound_headers=False
-    )
-    connection = h2.connection.H2Connection(config)
-    connection.initiate_connection()
-    sock.sendall(connection.data_to_send())
-    return connection
 
 
 def garbage(connect: Connect, stop: threading.Event) -> None:
@@ -189,37 +178,10 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_refused_request_costs_no_greeting_beside_it(processes: Processes, case: str) -> None:
     """50 greetings are in flight on the same connection."""
-    method, path, body = REFUSED[case]
     _, address = processes.server(HELLO_DELAY="1")
-    url = httpx.URL(address)
-    statuses: dict[int, str] = {}
-    with socket.create_connection((url.host, url.port), 30) as sock:
-        connection = opened(sock)
-        for _ in range(50):
-            stream = connection.get_next_available_stream_id()
-            head = [(":method", "POST"), (":path", "/helloText"), *AUTHORITY]
-            connection.send_headers(stream, head)
-            connection.send_data(stream, b"John", end_stream=True)
-        refused = connection.get_next_available_stream_id()
-        head = [(":method", method), (":path", path), *AUTHORITY]
-        connection.send_headers(refused, [*head, ("content-type", "application/json")])
-        while len(statuses) < 51:
-            while body and (size := connection.local_flow_control_window(refused)):
-                size = min(size, connection.max_outbound_frame_size)
-                connection.send_data(refused, body[:size], end_stream=len(body) <= size)
-                body = body[size:]
-            sock.sendall(connection.data_to_send())
-            data = sock.recv(65536)
-            assert data, "the connection ended"
-            for event in connection.receive_data(data):
-                if isinstance(event, h2.events.ResponseReceived):
-                    statuses[event.stream_id] = dict(event.headers)[b":status"].decode()
-                if isinstance(event, h2.events.DataReceived):
-                    connection.acknowledge_received_data(
-                        event.flow_controlled_length, event.stream_id
-                    )
-    assert statuses.pop(refused) == case[:3]
-    assert list(statuses.values()) == ["200"] * 50
+    status, greetings = beside_greetings(address, "/helloText", *REFUSED[case])
+    assert status == case[:3]
+    assert greetings == ["200"] * 50
 
 
 def test_no_server_header_on_any_answer(processes: Processes) -> None:
