@@ -1,6 +1,7 @@
 """A greeting service: a FastAPI application on Hypercorn, called over HTTP/2 by a KAR sidecar."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse
 from h2.connection import H2Connection
 from hypercorn.asyncio import run, serve
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +29,7 @@ class Reply(BaseModel):
 
 
 TEXT = {"text/plain": {"schema": {"type": "string", "pattern": r"\S"}, "example": "John Doe"}}
+LIMIT = 64 * 1024  # bytes of a request's body
 WRONG = "detail says what: over 64 KiB (413), not UTF-8 or not whole (400), or no name (422)"
 app = FastAPI(responses={"4XX": {"model": dict, "description": WRONG}}, redirect_slashes=False)
 
@@ -77,7 +80,11 @@ def settings(fd: int) -> Config:
 class Connection(run.TCPServer):  # type: ignore[misc,name-defined]
     async def _read_data(self) -> None:
         """Read until the caller closes, and end then, where Hypercorn 0.18 goes on waiting."""
-        await super()._read_data()
+        with contextlib.suppress(OSError):
+            while not self.reader.at_eof():  # Hypercorn's 64 KiB may be 1,000 requests, reset
+                await self.protocol.handle(RawData(await self.reader.read(1024)))
+                await asyncio.sleep(0)  # the other connections' turn
+        await self.protocol.handle(Closed())
         self._idle_timeout = lambda: asyncio.sleep(0)
         await self.idle_task.stop()
         for unsent in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
@@ -101,35 +108,28 @@ async def stopped(fd: int) -> None:
         await asyncio.sleep(0.05)
 
 
-def whole_requests(app: ASGIApp, limit: int = 64 * 1024) -> ASGIApp:
-    """Middleware: read each request to its end before it is answered, 413 if over limit bytes.
+async def whole_requests(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Middleware: read each request to its end before it is answered, 413 if over LIMIT bytes.
     Hypercorn 0.18 breaks a connection, with all its calls, at data for an answered request."""
-
-    async def read_first(scope: Scope, receive: Receive, send: Send) -> None:
-        answer, body = app, bytearray()
-        if scope["type"] != "http":
-            return await app(scope, receive, send)
-
-        async def whole() -> Message:
-            return {"type": "http.request", "body": bytes(body)}
-
-        in_flight.add(id(scope))
-        try:
-            async for chunk in Request(scope, receive).stream():
-                body += chunk if len(body) <= limit else b""  # the rest is dropped
-            if len(body) > limit:
-                answer = JSONResponse({"detail": f"body: over {limit} bytes"}, 413)
-            await answer(scope, whole, send)
-        except ClientDisconnect:  # answered to nobody, for only then does Hypercorn forget it
-            await JSONResponse({"detail": "body: not whole"}, 400)(scope, receive, send)
-        finally:
-            in_flight.remove(id(scope))
-
-    return read_first
+    if scope["type"] != "http":
+        return await app(scope, receive, send)
+    answer, body, whole = app, bytearray(), asyncio.Queue[Message]()
+    in_flight.add(id(scope))
+    try:
+        async for chunk in Request(scope, receive).stream():
+            body += chunk if len(body) <= LIMIT else b""  # the rest is dropped
+        whole.put_nowait({"type": "http.request", "body": bytes(body)})
+        if len(body) > LIMIT:
+            answer = JSONResponse({"detail": f"body: over {LIMIT} bytes"}, 413)
+        await answer(scope, whole.get, send)
+    except ClientDisconnect:  # answered to nobody, for only then does Hypercorn forget it
+        await JSONResponse({"detail": "body: not whole"}, 400)(scope, receive, send)
+    finally:
+        in_flight.remove(id(scope))
 
 
 in_flight: set[int] = set()  # requests of this process that are not answered yet
-app.add_middleware(whole_requests)
+app.add_middleware(lambda inner: lambda *asgi: whole_requests(inner, *asgi))
 
 
 @app.exception_handler(400)  # with a cause: JSON that is too deep for Python, or its numbers long
