@@ -1,6 +1,7 @@
 """What the tests share: processes that end with the test, and the kar under test."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ KARS = [
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "embedded_only: what only the embedded KAR promises")
+    # A shell lets what it starts in the background ignore Ctrl-C, with all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_kar(request: pytest.FixtureRequest, processes: Processes) -> Kar:

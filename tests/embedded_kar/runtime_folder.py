@@ -77,6 +77,7 @@ def _is_held(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    fcntl.flock(fd, fcntl.LOCK_UN)  # for the one who is making the file, and has the folder's lock
     return False
 
 
