@@ -34,8 +34,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     )
     if scope["path"] == "/spec":
         spec = json.loads(body)
-        if spec.get("slow_port") in (None, os.environ["KAR_APP_PORT"]):
-            await asyncio.sleep(spec.get("delay", 0))
+        await asyncio.sleep(spec.get("delays", {}).get(os.environ["KAR_APP_PORT"], 0))
         content = bytes.fromhex(spec["hex"]) if "hex" in spec else spec.get("body", "").encode()
         response = Response(content, spec.get("status", 200), spec.get("headers", {}))
     await response(scope, receive, send)
