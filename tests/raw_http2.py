@@ -24,20 +24,31 @@ def opened(sock: socket.socket) -> h2.connection.H2Connection:
 def beside_greetings(
     address: str, greeting: str, method: str, path: str, body: bytes
 ) -> tuple[str, list[str]]:
-    """Make a request on the connection of 50 greetings in flight; return its status and theirs."""
+    """Make a request on the connection of 50 greetings in flight; return its status and theirs.
+
+    Its body is sent when a later call has been answered, so an early answer comes before it.
+    """
     url = httpx.URL(address)
     statuses: dict[int, str] = {}
     with socket.create_connection((url.host, url.port), 30) as sock:
         connection = opened(sock)
-        for _ in range(50):
+
+        def begin(method: str, path: str, *, end_stream: bool = False) -> int:
             stream = connection.get_next_available_stream_id()
-            connection.send_headers(stream, [(":method", "POST"), (":path", greeting), *AUTHORITY])
+            head = [(":method", method), (":path", path), *AUTHORITY]
+            head.append(("content-type", "application/json"))
+            connection.send_headers(stream, head, end_stream=end_stream)
+            return stream
+
+        greetings = [begin("POST", greeting) for _ in range(50)]
+        for stream in greetings:
             connection.send_data(stream, b"John", end_stream=True)
-        odd = connection.get_next_available_stream_id()
-        head = [(":method", method), (":path", path), *AUTHORITY]
-        connection.send_headers(odd, [*head, ("content-type", "application/json")])
-        while len(statuses) < 51:
-            while body and (size := connection.local_flow_control_window(odd)):
+        odd = begin(method, path)
+        later = begin("GET", greeting.replace("helloText", "health"), end_stream=True)
+        while len(statuses) < 52:
+            while (
+                later in statuses and body and (size := connection.local_flow_control_window(odd))
+            ):
                 size = min(size, connection.max_outbound_frame_size)
                 connection.send_data(odd, body[:size], end_stream=len(body) <= size)
                 body = body[size:]
@@ -47,4 +58,4 @@ def beside_greetings(
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.ResponseReceived):
                     statuses[event.stream_id] = dict(event.headers)[b":status"].decode()
-    return statuses.pop(odd), list(statuses.values())
+    return statuses[odd], [statuses[stream] for stream in greetings]
