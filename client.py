@@ -55,12 +55,13 @@ async def call(
     Raise CallError for another status, no answer in patience seconds, or a lost connection.
     """
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(patience) as limit:
             answer = await client.request(method, route, **body)
-    except TimeoutError:
-        advice = "is server.py running, with the same -app?"
-        raise CallError(route, "timeout", f"no answer in {patience:g} s: {advice}") from None
-    except (httpx.TransportError, h2.exceptions.ProtocolError) as error:
+    except (TimeoutError, ValueError, httpx.TransportError, h2.exceptions.ProtocolError) as error:
+        # ValueError is what httpcore makes of the end of a call, if a connection's first timed out
+        if limit.expired():
+            advice = "is server.py running, with the same -app?"
+            raise CallError(route, "timeout", f"no answer in {patience:g} s: {advice}") from None
         advice = f"is the sidecar at {client.base_url.netloc.decode()} running? ({error!r})"
         raise CallError(route, "connection", advice) from None
     if answer.status_code != 200:

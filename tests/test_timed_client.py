@@ -111,11 +111,11 @@ def test_calls_in_flight_are_limited(processes: Processes) -> None:
 
 
 def test_more_than_100_at_once_take_more_connections(processes: Processes) -> None:
-    _, port = fake(processes, "slow 1")
+    _, port = fake(processes, "slow 5")
     process = start(processes, port, "-n", "250", "--setting", "gather", "--json")
     got = figures(process)["gather"]
     assert (got["ok"], got["http_versions"]) == (250, ["HTTP/2"])
-    assert got["time_s"] < 2
+    assert got["time_s"] < 10  # on one connection it would be three times 5
     assert "3 connection(s)" in process.errors()[0]
 
 
