@@ -150,10 +150,10 @@ def test_failures_are_counted_by_kind(processes: Processes, behaviour: str, kind
 
 def test_many_timeouts_stay_timeouts(processes: Processes) -> None:
     """A sidecar takes 100 calls on a connection, and those given up count there."""
-    _, port = fake(processes, "slow 3")
-    words = ["-n", "300", "-c", "50", "-t", "0.2", "--setting", "gather", "--json"]
+    _, port = fake(processes, "slow 10")
+    words = ["-n", "200", "-c", "50", "-t", "1", "--setting", "gather", "--json"]
     got = figures(start(processes, port, *words), 1)["gather"]
-    assert got["failed"] == {"timeout": 300}
+    assert got["failed"] == {"timeout": 200}
 
 
 def test_a_sidecar_that_dies(processes: Processes) -> None:
