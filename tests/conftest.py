@@ -1,4 +1,4 @@
-"""What the tests share: processes that end with the test, and the kar under test."""
+"""Fixtures of the suite: processes that end with the test, and the kar under test."""
 
 import os
 import signal
@@ -6,25 +6,47 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import EMBEDDED, Kar, Processes
+from support.kar import EMBEDDED_KAR, Kar
+from support.processes import Processes
 
-REAL = os.environ.get("KAR")
-KARS = [
-    "embedded",
-    pytest.param("real", marks=pytest.mark.skipif(not REAL, reason="KAR names no real kar")),
-]
+REAL_KAR = os.environ.get("KAR")
+KAR_PATHS = {"embedded": EMBEDDED_KAR}
+if REAL_KAR:
+    KAR_PATHS["real"] = Path(REAL_KAR)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "embedded_only: what only the embedded KAR promises")
-    # A shell lets what it starts in the background ignore Ctrl-C, with all that the tests start.
+    if REAL_KAR and not os.access(REAL_KAR, os.X_OK):
+        raise pytest.UsageError(f"KAR={REAL_KAR} is not an executable file")
+    # A shell lets its background processes ignore Ctrl-C, and their children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def make_kar(request: pytest.FixtureRequest, processes: Processes) -> Kar:
-    if request.param == "real" and request.node.get_closest_marker("embedded_only"):
-        pytest.skip("only the embedded KAR promises this")
-    return Kar(EMBEDDED if request.param == "embedded" else Path(str(REAL)), processes)
+def pytest_report_header() -> str:
+    if REAL_KAR:
+        return f"kar: embedded and real ({REAL_KAR})"
+    return "kar: embedded only; set KAR=/path/to/kar to run the same tests on the real KAR as well"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests of the real KAR that only the embedded one can pass."""
+
+    def needs_embedded_kar(item: pytest.Item) -> bool:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            return False
+        runs_real_kar = item.callspec.params.get("kar_path") == "real"
+        return runs_real_kar and item.get_closest_marker("embedded_only") is not None
+
+    deselected = [item for item in items if needs_embedded_kar(item)]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if not needs_embedded_kar(item)]
+
+
+@pytest.fixture(scope="session", params=KAR_PATHS)
+def kar_path(request: pytest.FixtureRequest) -> Path:
+    """The kar command under test: each test that uses it runs on each KAR."""
+    return KAR_PATHS[request.param]
 
 
 @pytest.fixture
@@ -34,16 +56,14 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     processes.end()
 
 
-@pytest.fixture(params=KARS)
-def kar(request: pytest.FixtureRequest, processes: Processes) -> Kar:
-    return make_kar(request, processes)
+@pytest.fixture
+def kar(kar_path: Path, processes: Processes) -> Kar:
+    return Kar(kar_path, processes)
 
 
-@pytest.fixture(scope="module", params=KARS)
-def module_kar(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Kar]:
-    """The same for all tests of a module, which start nothing that disturbs another."""
+@pytest.fixture(scope="module")
+def module_kar(kar_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kar]:
+    """A kar for all tests of a module, which start nothing that disturbs another."""
     processes = Processes(tmp_path_factory.mktemp("module"))
-    yield make_kar(request, processes)
+    yield Kar(kar_path, processes)
     processes.end()

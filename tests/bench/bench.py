@@ -23,7 +23,11 @@ from typing import Any
 
 import httpx
 import psutil
-from processes import EMBEDDED, ROOT, Kar, Process, Processes, free_port
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.kar import EMBEDDED_KAR, Kar
+from support.processes import ROOT, Process, Processes, free_port
 
 ROUNDS = 3
 PYTHON = sys.executable
@@ -126,7 +130,7 @@ def cpu(pid: int, address: str) -> Figures:
 def server_against_bare() -> dict[str, Figures]:
     with processes() as started:
         server, address = served(started, PYTHON, "server.py")
-        bare, bare_address = served(started, PYTHON, "tests/services/bare.py")
+        bare, bare_address = served(started, PYTHON, "tests/bench/bare_server.py")
         return in_turn(
             server=lambda: cpu(server.pid, address), bare=lambda: cpu(bare.pid, bare_address)
         )
@@ -168,9 +172,9 @@ def timed_client_against_bare_loop() -> dict[str, Figures]:
         await client.aclose()
 
     with processes() as started:
-        kar = Kar(EMBEDDED, started)
-        kar.serve()
-        os.environ["KAR_RUNTIME_PORT"] = kar.sidecar().rpartition(":")[2]
+        kar = Kar(EMBEDDED_KAR, started)
+        kar.start_server()
+        os.environ["KAR_RUNTIME_PORT"] = kar.start_sidecar().url.rpartition(":")[2]
         asyncio.run(measure())
         del os.environ["KAR_RUNTIME_PORT"]
     return {name: {"cpu_ms": seconds / 3000 * 1000} for name, seconds in spent.items()}
@@ -179,14 +183,14 @@ def timed_client_against_bare_loop() -> dict[str, Figures]:
 def through_kar() -> dict[str, Figures]:
     with processes() as started:
         ways: dict[str, str] = {}
-        kars = {"embedded": EMBEDDED}
+        kars = {"embedded": EMBEDDED_KAR}
         if os.environ.get("KAR"):
             kars["real"] = Path(os.environ["KAR"])
         for name, path in kars.items():
             kar = Kar(path, started)
-            port = kar.serve().child().environ()["KAR_APP_PORT"]
+            port = kar.start_server().process.child().environ()["KAR_APP_PORT"]
             ways.setdefault("straight", f"http://127.0.0.1:{port}")
-            ways[name] = kar.sidecar() + CALL
+            ways[name] = kar.start_sidecar().url + CALL
         measures = {}
         for in_flight, calls in ((1, 500), (50, 2000)):
             for name, way in ways.items():
@@ -209,9 +213,9 @@ def settings_against_defaults() -> dict[str, Figures]:
 def memory() -> dict[str, Figures]:
     """Return the resident bytes of server and sidecar after 2,000 and after 20,000 calls."""
     with processes() as started:
-        kar = Kar(EMBEDDED, started)
-        server = kar.serve().child()
-        address = kar.sidecar() + CALL
+        kar = Kar(EMBEDDED_KAR, started)
+        server = kar.start_server().process.child()
+        address = kar.start_sidecar().url + CALL
         watched = {"server": server, "sidecar": psutil.Process(started.started[-1].pid)}
         run_load(address, 2000, 50)
         few = {name: process.memory_info().rss for name, process in watched.items()}

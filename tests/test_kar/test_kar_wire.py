@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import PATIENCE, Kar, free_port
+from support.kar import Kar
+from support.processes import TIMEOUT as PATIENCE
+from support.processes import free_port
 
-CASES = json.loads(Path(__file__).with_name("wire.json").read_text())
+CASES = json.loads(Path(__file__).with_name("recorded_cases.json").read_text())
 TOO_LARGE = (
     "failed to send message: kafka server: Message was too large, server rejected it to avoid "
     "allocation error\n"
@@ -25,8 +27,8 @@ class Echo:
         self.port = free_port()
         flags = ["-h2c"] if h2c else []
         flags += ["-service", "echo", "-app_port", str(self.port)]
-        kar.run(*flags, "python", "tests/services/echo.py").wait_for_line("Running on")
-        self.sidecar = kar.sidecar()
+        kar.run(*flags, "python", "tests/support/echo_service.py").wait_for_line("Running on")
+        self.sidecar = kar.start_sidecar().url
 
     def ask(self, method: str, path: str, http2: bool = True, **content: Any) -> httpx.Response:
         with httpx.Client(

@@ -1,6 +1,5 @@
 """The process that kar runs: its output and input, its end, and kar's."""
 
-import os
 import resource
 import signal
 import sys
@@ -8,7 +7,8 @@ import time
 
 import psutil
 import pytest
-from processes import Kar, Process, wait_for
+from support.kar import Kar
+from support.processes import Process, wait_until
 
 
 def python(kar: Kar, program: str, **environment: str) -> Process:
@@ -17,13 +17,13 @@ def python(kar: Kar, program: str, **environment: str) -> Process:
 
 def stamped(process: Process) -> list[bytes]:
     """Return the lines of kar's output as bytes, without the time."""
-    return [line[27:] for line in process.out.read_bytes().split(b"\n")[:-1]]
+    return [line[27:] for line in process.stdout_path.read_bytes().split(b"\n")[:-1]]
 
 
 def test_both_streams_are_shown(kar: Kar) -> None:
     process = kar.run("sh", "-c", "echo out; echo err >&2; echo; printf 'no end'")
     assert process.wait() == 0
-    lines = process.lines()
+    lines = process.stdout_lines()
     assert [line for line in lines if "[STDOUT]" in line] == [
         "[STDOUT] out",
         "[STDOUT] ",
@@ -35,7 +35,7 @@ def test_both_streams_are_shown(kar: Kar) -> None:
 def test_output_is_shown_as_it_comes(kar: Kar) -> None:
     process = kar.run("sh", "-c", "echo now; exec sleep 1000")
     process.wait_for_line("[STDOUT] now")
-    assert process.popen.poll() is None
+    assert process.is_running()
 
 
 @pytest.mark.embedded_only
@@ -83,7 +83,7 @@ def test_a_million_lines_come_in_order_without_growing_memory(kar: Kar) -> None:
         process.popen.stdin.flush()
     assert process.wait() == 0
     assert sizes[1] - sizes[0] < 5 * 1024 * 1024
-    numbers = [int(line[9:]) for line in process.lines() if line[9:].isdigit()]
+    numbers = [int(line[9:]) for line in process.stdout_lines() if line[9:].isdigit()]
     assert numbers == list(range(1_000_000))
 
 
@@ -93,14 +93,14 @@ def test_standard_input_is_passed_on(kar: Kar) -> None:
     process.popen.stdin.write(b"this\n")
     process.popen.stdin.flush()
     assert process.wait() == 0
-    assert "[STDOUT] got this" in process.lines()
+    assert "[STDOUT] got this" in process.stdout_lines()
 
 
 def test_the_process_inherits_folder_environment_and_group(kar: Kar) -> None:
     program = "import os; print(os.getcwd(), os.environ['X_Y'], os.getpgid(0) == os.getpgid({}))"
     process = python(kar, program.replace("{}", "os.getppid()"), X_Y="x y")
     assert process.wait() == 0
-    assert process.lines()[0].endswith(" x y True")
+    assert process.stdout_lines()[0].endswith(" x y True")
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 255])
@@ -124,7 +124,7 @@ def test_a_signal_to_kar_kills_the_process_at_once(kar: Kar, number: signal.Sign
     process.wait_for_line("ready")
     child = process.child()
     start = time.monotonic()
-    process.popen.send_signal(number)
+    process.send_signal(number)
     assert process.wait() == 0
     assert time.monotonic() - start < 5
     assert not child.is_running()
@@ -140,7 +140,7 @@ def test_a_signal_to_the_process_goes_through_its_handler(kar: Kar) -> None:
     process.wait_for_line("ready")
     process.child().send_signal(signal.SIGINT)
     assert process.wait() == 3
-    assert process.lines()[-1] == "[STDOUT] handled"
+    assert process.stdout_lines()[-1] == "[STDOUT] handled"
 
 
 def test_ctrl_c_goes_through_the_handler_of_the_process(kar: Kar) -> None:
@@ -150,22 +150,13 @@ def test_ctrl_c_goes_through_the_handler_of_the_process(kar: Kar) -> None:
         "signal.signal(signal.SIGINT, lambda *_: (print('handled', flush=True), sys.exit(3)))\n"
         "print('ready', flush=True); time.sleep(1000)"
     )
-    on_terminal = (
-        "import fcntl, os, sys, termios\n"
-        "os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
-    )
-    master, slave = os.openpty()
-    kar.processes.stdin = slave
-    process = kar.processes.start(
-        *[sys.executable, "-c", on_terminal, str(kar.path), "run", "-app", kar.app],
-        *[sys.executable, "-c", program],
+    process = kar.processes.start_in_terminal(
+        kar.path, "run", "-app", kar.app, sys.executable, "-c", program
     )
     process.wait_for_line("ready")
-    os.write(master, b"\x03")
+    process.press_ctrl_c()
     process.wait()
-    assert process.lines() == ["[STDOUT] ready", "[STDOUT] handled"]
-    os.close(master)
-    os.close(slave)
+    assert process.stdout_lines() == ["[STDOUT] ready", "[STDOUT] handled"]
 
 
 def test_a_kar_that_is_killed_leaves_the_process_behind(kar: Kar) -> None:
@@ -181,7 +172,7 @@ def test_a_grandchild_does_not_hold_up_the_end(kar: Kar) -> None:
     """The real KAR waits until everybody has closed the output."""
     process = kar.run("sh", "-c", "sleep 1000 & echo $!")
     assert process.wait() == 0
-    psutil.Process(int(process.lines()[0].split()[1])).kill()
+    psutil.Process(int(process.stdout_lines()[0].split()[1])).kill()
 
 
 @pytest.mark.embedded_only
@@ -189,7 +180,7 @@ def test_a_component_goes_on_when_nobody_reads_the_output(kar: Kar) -> None:
     command = f"{kar.path} run -app {kar.app} sh -c 'yes | head -100000; exit 7'"
     process = kar.processes.start("sh", "-c", f"({command}; echo $? >&2) | true")
     process.wait()
-    wait_for(lambda: process.errors() == ["7"], "the exit status")
+    wait_until(lambda: process.stderr_lines() == ["7"], "the exit status")
 
 
 def test_a_component_is_ready_soon(kar: Kar) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import ROOT, Kar, Process, Processes
-from test_client import answering, fake, one_line
+from support.client_helpers import answering, fake, one_line
+from support.kar import Kar
+from support.processes import ROOT, Process, Processes
 
 import client
 
@@ -27,8 +28,8 @@ def start(processes: Processes, port: str, *words: str) -> Process:
 
 
 def figures(process: Process, status: int = 0) -> dict[str, Any]:
-    assert process.wait() == status, process.errors()
-    settings: dict[str, Any] = json.loads(process.out.read_text())["settings"]
+    assert process.wait() == status, process.stderr_lines()
+    settings: dict[str, Any] = json.loads(process.stdout_path.read_text())["settings"]
     return settings
 
 
@@ -77,10 +78,10 @@ def test_the_picture_of_nothing() -> None:
 
 
 def test_settings_differ_as_they_must(kar: Kar) -> None:
-    kar.serve(HELLO_DELAY="0.2")
+    kar.start_server(HELLO_DELAY="0.2")
     process = kar.run("-h2c", "python", "timed-client.py", "-n", "20", "--json")
     assert process.wait() == 0
-    (line,) = [line for line in process.lines() if line.startswith("[STDOUT]")]
+    (line,) = [line for line in process.stdout_lines() if line.startswith("[STDOUT]")]
     document = json.loads(line.removeprefix("[STDOUT] "))
     assert document["versions"].keys() >= {"python", "httpx", "httpcore", "h2"}
     settings = document["settings"]
@@ -116,17 +117,17 @@ def test_more_than_100_at_once_take_more_connections(processes: Processes) -> No
     got = figures(process)["gather"]
     assert (got["ok"], got["http_versions"]) == (250, ["HTTP/2"])
     assert got["time_s"] < 10  # on one connection it would be three times 5
-    assert "3 connection(s)" in process.errors()[0]
+    assert "3 connection(s)" in process.stderr_lines()[0]
 
 
 def test_1000_greetings_of_5_seconds(kar: Kar) -> None:
-    kar.serve(HELLO_DELAY="5")
+    kar.start_server(HELLO_DELAY="5")
     process = kar.run("-h2c", "python", "timed-client.py", "-n", "1000", "--setting", "gather")
     client_process = process.child()
     process.wait_for_line("gather: ", 1)
     memory = client_process.memory_info().rss
     assert process.wait() == 0
-    assert "[STDOUT] gather: 1000/1000 ok, HTTP/2" in process.lines()
+    assert "[STDOUT] gather: 1000/1000 ok, HTTP/2" in process.stdout_lines()
     assert memory < 200 * 1024 * 1024
 
 
@@ -145,7 +146,7 @@ def test_failures_are_counted_by_kind(processes: Processes, behaviour: str, kind
     for got in figures(process, 1).values():
         assert (got["calls"], got["ok"], got["failed"]) == (3, 0, {kind: 3})
         assert (got["latency_ms"], got["latencies_ms"]) == ({}, [])
-    assert kind.split()[0] in process.errors()[1]
+    assert kind.split()[0] in process.stderr_lines()[1]
 
 
 def test_many_timeouts_stay_timeouts(processes: Processes) -> None:
@@ -218,10 +219,10 @@ def test_an_interrupt_shows_what_was_measured(processes: Processes) -> None:
     _, port = fake(processes, "slow 0.2")
     process = start(processes, port, "-n", "1000", "-c", "1", "--setting", "all")
     process.wait_for_line("sequential: ", 1)  # the line that says where it is, after 5 s
-    process.popen.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     assert process.wait() == 130
-    assert process.lines()[0].startswith("sequential: ")
-    assert process.lines()[0].endswith("/1000 ok, HTTP/2")
-    assert not process.lines()[0].startswith("sequential: 0/")
-    assert "calls in flight:" in process.lines()
-    assert not any("Traceback" in line for line in process.errors())
+    assert process.stdout_lines()[0].startswith("sequential: ")
+    assert process.stdout_lines()[0].endswith("/1000 ok, HTTP/2")
+    assert not process.stdout_lines()[0].startswith("sequential: 0/")
+    assert "calls in flight:" in process.stdout_lines()
+    assert not any("Traceback" in line for line in process.stderr_lines())

@@ -11,8 +11,10 @@ import h2.connection
 import httpx
 import psutil
 import pytest
-from processes import Kar, Process, free_port, http2, wait_for
-from raw_http2 import beside_greetings
+from support.http2 import http2_client
+from support.kar import Kar
+from support.processes import Process, free_port, wait_until
+from support.raw_http2 import beside_greetings
 
 pytestmark = pytest.mark.embedded_only
 CALL = "/kar/v1/service/async-server/call/"
@@ -22,30 +24,30 @@ OK = ["200"] * 50
 
 def fatal(process: Process) -> str:
     assert process.wait() == 1
-    assert len(process.lines()) == 1
-    return process.lines()[0]
+    assert len(process.stdout_lines()) == 1
+    return process.stdout_lines()[0]
 
 
 def test_all_ports_are_on_loopback(kar: Kar) -> None:
-    replica = kar.serve()
+    replica = kar.start_server().process
     for process in psutil.Process(replica.pid), replica.child():
         ports = [each for each in process.net_connections() if each.status == "LISTEN"]
         assert [each.laddr.ip for each in ports] == ["127.0.0.1"]
 
 
 def test_the_runtime_folder_is_the_users_alone(kar: Kar) -> None:
-    kar.sidecar()
-    folder = kar.processes.folder / "embedded-kar"
+    kar.start_sidecar()
+    folder = kar.processes.directory / "embedded-kar"
     assert folder.stat().st_mode & 0o777 == 0o700
     (file,) = folder.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_without_a_runtime_folder_there_is_one_in_the_temporary_folder(kar: Kar) -> None:
-    temporary = kar.processes.folder / "tmp"
+    temporary = kar.processes.directory / "tmp"
     temporary.mkdir()
     process = kar.run("sleep", "1000", XDG_RUNTIME_DIR="", TMPDIR=str(temporary))
-    wait_for(process.child, "the process")
+    wait_until(process.child, "the process")
     folder = temporary / f"embedded-kar-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert len(list(folder.iterdir())) == 1
@@ -53,7 +55,7 @@ def test_without_a_runtime_folder_there_is_one_in_the_temporary_folder(kar: Kar)
 
 @pytest.mark.parametrize("level", ["XDG_RUNTIME_DIR", "below"])
 def test_a_runtime_folder_that_is_a_link_is_refused(kar: Kar, level: str) -> None:
-    folder = kar.processes.folder
+    folder = kar.processes.directory
     (folder / "other").mkdir(mode=0o700)
     if level == "below":
         (folder / "embedded-kar").symlink_to(folder / "other")
@@ -67,14 +69,14 @@ def test_a_runtime_folder_that_is_a_link_is_refused(kar: Kar, level: str) -> Non
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give folders away")
 def test_another_users_runtime_folder_is_refused(kar: Kar) -> None:
-    folder = kar.processes.folder / "embedded-kar"
+    folder = kar.processes.directory / "embedded-kar"
     folder.mkdir(mode=0o700)
     os.chown(folder, 65534, -1)
     assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
 
 
 def test_a_runtime_folder_that_others_can_write_to_is_refused(kar: Kar) -> None:
-    folder = kar.processes.folder / "embedded-kar"
+    folder = kar.processes.directory / "embedded-kar"
     folder.mkdir()
     folder.chmod(0o777)
     assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
@@ -86,18 +88,18 @@ def test_a_runtime_folder_that_cannot_be_made(kar: Kar) -> None:
 
 def test_other_files_in_the_runtime_folder_do_no_harm(kar: Kar) -> None:
     """They are removed, since no process holds them; a folder, a pipe and a link stay."""
-    folder = kar.processes.folder / "embedded-kar"
+    folder = kar.processes.directory / "embedded-kar"
     folder.mkdir(mode=0o700)
     dead = {"app": kar.app, "service": "async-server", "app_port": free_port(), "h2c": True}
     contents = [b"", b"{", b"\xff" * 100_000, b"[]", b'{"app": 1}', b"null"]
     for number, content in enumerate([*contents, json.dumps(dead).encode()]):
         (folder / str(number)).write_bytes(content)
-    outside = kar.processes.folder / "outside"
+    outside = kar.processes.directory / "outside"
     outside.write_text("mine")
     (folder / "link").symlink_to(outside)
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
-    kar.serve(HELLO_DELAY="0")
+    kar.start_server(HELLO_DELAY="0")
     client = kar.run("-h2c", "python", "client.py")
     assert client.wait() == 0
     kept = {path.name for path in folder.iterdir()}
@@ -106,7 +108,7 @@ def test_other_files_in_the_runtime_folder_do_no_harm(kar: Kar) -> None:
 
 
 def test_a_locked_file_that_makes_no_sense_is_ignored(kar: Kar) -> None:
-    folder = kar.processes.folder / "embedded-kar"
+    folder = kar.processes.directory / "embedded-kar"
     folder.mkdir(mode=0o700)
     port_of_nobody = {"app": kar.app, "service": "async-server", "app_port": -1, "h2c": True}
     with (folder / "a").open("w") as first, (folder / "b").open("w") as second:
@@ -114,14 +116,14 @@ def test_a_locked_file_that_makes_no_sense_is_ignored(kar: Kar) -> None:
         first.flush()
         for file in (first, second):
             fcntl.flock(file, fcntl.LOCK_EX)
-        kar.serve(HELLO_DELAY="0")
+        kar.start_server(HELLO_DELAY="0")
         assert kar.run("-h2c", "python", "client.py").wait() == 0
         assert {"a", "b"} <= {path.name for path in folder.iterdir()}
 
 
 def test_two_sidecars_at_once_do_not_wait_for_each_other(kar: Kar) -> None:
     """One has made its file and not locked it yet when the other finds it."""
-    folder = kar.processes.folder / "embedded-kar"
+    folder = kar.processes.directory / "embedded-kar"
     folder.mkdir(mode=0o700)
     new = folder / "new"
     with new.open("w") as file, contextlib.ExitStack() as stack:
@@ -129,7 +131,9 @@ def test_two_sidecars_at_once_do_not_wait_for_each_other(kar: Kar) -> None:
         stack.callback(os.close, folder_lock)
         fcntl.flock(folder_lock, fcntl.LOCK_EX)
         other = psutil.Process(kar.run("sleep", "1000").pid)
-        wait_for(lambda: str(new) in [each.path for each in other.open_files()], "the other's look")
+        wait_until(
+            lambda: str(new) in [each.path for each in other.open_files()], "the other's look"
+        )
 
         def can_lock() -> bool:
             with contextlib.suppress(BlockingIOError):
@@ -137,16 +141,16 @@ def test_two_sidecars_at_once_do_not_wait_for_each_other(kar: Kar) -> None:
                 return True
             return False
 
-        wait_for(can_lock, "the lock", 10)
+        wait_until(can_lock, "the lock", 10)
         fcntl.flock(folder_lock, fcntl.LOCK_UN)
-        wait_for(other.children, "its process")
+        wait_until(other.children, "its process")
         assert new.exists()
 
 
 @pytest.mark.parametrize("path", ["//192.0.2.1//b", "http://192.0.2.1/", "@192.0.2.1"])
 def test_no_path_leads_elsewhere(kar: Kar, path: str) -> None:
-    kar.serve(HELLO_DELAY="0")
-    with http2(kar.sidecar()) as client:
+    kar.start_server(HELLO_DELAY="0")
+    with http2_client(kar.start_sidecar().url) as client:
         answer = client.get("/", extensions={"target": (CALL + path).encode()})
         assert answer.status_code == 404
         assert answer.json()["detail"] == "Not Found"
@@ -167,27 +171,33 @@ def test_a_proxy_in_the_environment_is_not_asked(kar: Kar) -> None:
 @pytest.mark.parametrize("path", ["/kar/v1/nope", "/kar/v1/system/health", "/kar/v1/await"])
 def test_an_early_answer_costs_no_other_call(kar: Kar, method: str, path: str) -> None:
     """Hypercorn breaks a connection when data comes for a request that has been answered."""
-    kar.serve(HELLO_DELAY="0.5")
-    _, greetings = beside_greetings(kar.sidecar(), GREETING, method, path, b"x" * 100_000)
+    kar.start_server(HELLO_DELAY="0.5")
+    _, greetings = beside_greetings(kar.start_sidecar().url, GREETING, method, path, b"x" * 100_000)
     assert greetings == OK
 
 
 def test_too_large_a_body_costs_no_other_call(kar: Kar) -> None:
-    kar.serve(HELLO_DELAY="0.5")
+    kar.start_server(HELLO_DELAY="0.5")
     body = b"x" * 3 * 1024 * 1024
-    assert beside_greetings(kar.sidecar(), GREETING, "POST", GREETING, body) == ("500", OK)
+    assert beside_greetings(kar.start_sidecar().url, GREETING, "POST", GREETING, body) == (
+        "500",
+        OK,
+    )
 
 
 def test_a_large_body_does_not_stall_beside_other_calls(kar: Kar) -> None:
     """It reaches the service, which refuses it, on the connections of 50 greetings."""
-    kar.serve(HELLO_DELAY="0.5")
+    kar.start_server(HELLO_DELAY="0.5")
     body = b"x" * 900_000
-    assert beside_greetings(kar.sidecar(), GREETING, "POST", GREETING, body) == ("413", OK)
+    assert beside_greetings(kar.start_sidecar().url, GREETING, "POST", GREETING, body) == (
+        "413",
+        OK,
+    )
 
 
 def test_500_requests_that_no_client_should_send(kar: Kar) -> None:
-    kar.serve(HELLO_DELAY="0")
-    sidecar = kar.sidecar()
+    kar.start_server(HELLO_DELAY="0")
+    sidecar = kar.start_sidecar().url
     url = httpx.URL(sidecar)
     chance = random.Random(0)
     for number in range(500):
@@ -200,7 +210,7 @@ def test_500_requests_that_no_client_should_send(kar: Kar) -> None:
             if chance.random() < 0.3:  # reset instead of a polite end
                 linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    with http2(sidecar) as client:
+    with http2_client(sidecar) as client:
         assert client.get("/kar/v1/system/health").text == "OK"
         assert client.get(CALL + "health").json() == {"message": "I am healthy"}
 

@@ -11,7 +11,12 @@ import time
 from pathlib import Path
 
 import httpx
-from processes import EMBEDDED, Kar, Processes, async_http2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.http2 import async_http2_client
+from support.kar import EMBEDDED_KAR, Kar
+from support.processes import Processes
 
 
 async def calls(address: str, count: int, in_flight: int) -> tuple[int, int]:
@@ -34,7 +39,7 @@ async def calls(address: str, count: int, in_flight: int) -> tuple[int, int]:
             stream = answer.extensions["network_stream"]
             connections.add(stream.get_extra_info("client_addr"))
 
-    async with async_http2(address) as client:
+    async with async_http2_client(address) as client:
         await asyncio.gather(*[worker(client) for _ in range(in_flight)])
     return good, len(connections)
 
@@ -43,10 +48,11 @@ def main(straight: int, through_kar: int, in_flight: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         processes = Processes(Path(folder))
         try:
-            _, address = processes.server(HELLO_DELAY="0")
-            kar = Kar(EMBEDDED, processes)
-            kar.serve(HELLO_DELAY="0")
-            sidecar = f"{kar.sidecar()}/kar/v1/service/async-server/call"
+            running = processes.start_server(HELLO_DELAY="0")
+            _, address = running.process, running.url
+            kar = Kar(EMBEDDED_KAR, processes)
+            kar.start_server(HELLO_DELAY="0")
+            sidecar = f"{kar.start_sidecar().url}/kar/v1/service/async-server/call"
             lost = 0
             for way, where, count in (
                 ("straight to the server", address, straight),

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 
 import pytest
-from processes import EMBEDDED, ROOT, Kar, Process, Processes, free_port
+from support.kar import EMBEDDED_KAR, Kar
+from support.processes import ROOT, Process, Processes, free_port
 
 README = (ROOT / "README.md").read_text()
 
@@ -41,7 +42,7 @@ def alike(line: str) -> str:
 
 def terminal(kar: Kar, command: str, port: str) -> Process:
     """Start a command as in a terminal of the README, but with a port that is free."""
-    first = ACTIVATE if kar.embedded else f'alias kar="{kar.path}"\n. .venv/bin/activate\n'
+    first = ACTIVATE if kar.is_embedded else f'alias kar="{kar.path}"\n. .venv/bin/activate\n'
     words = command.replace("hello-async", kar.app)
     words = f"exec {words}" if "server.py" in words else words  # to be ended itself, not the shell
     words = re.sub(r"\b808[01]\b", port, words)
@@ -53,7 +54,7 @@ def test_a_server_prints_what_the_readme_shows(kar: Kar, command: str, output: l
     port = str(free_port())
     server = terminal(kar, command, port)
     server.wait_for_line("Running on")
-    lines = server.out.read_text().splitlines()
+    lines = server.stdout_path.read_text().splitlines()
     expected = [re.sub(r"\b808[01]\b", port, line) for line in output]
     assert list(map(alike, lines)) == list(map(alike, expected))
 
@@ -69,23 +70,23 @@ def test_a_command_prints_what_the_readme_shows(kar: Kar, command: str, output: 
     server = terminal(kar, SERVERS[0][0], port)
     server.wait_for_line("Running on")
     process = terminal(kar, command, port)
-    assert process.wait() == 0, process.errors()
-    lines = process.out.read_text().splitlines()
+    assert process.wait() == 0, process.stderr_lines()
+    lines = process.stdout_path.read_text().splitlines()
     assert list(map(alike, lines)) == list(map(alike, output))
     if "client.py" in command and "timed" not in command:
         (shown,) = [block for block in blocks("text") if "HTTP version: 2" in block]
         server.wait_for_line("[STDOUT] HTTP version: 2", 2)
-        assert alike(server.out.read_text().splitlines()[-1]) == alike(shown.strip())
+        assert alike(server.stdout_path.read_text().splitlines()[-1]) == alike(shown.strip())
 
 
 def test_the_demo_shows_the_transcripts(kar: Kar) -> None:
     words = ["python3", "tests/demo.py"]
     assert " ".join(words) in blocks("sh")[0]
-    if not kar.embedded:
+    if not kar.is_embedded:
         words += ["--kar", str(kar.path)]
     demo = kar.processes.start(*words)
     assert demo.wait() == 0
-    text = "\n".join(map(alike, demo.out.read_text().splitlines()))
+    text = "\n".join(map(alike, demo.stdout_path.read_text().splitlines()))
     shown = [output for command, output in OTHERS if command.endswith("client.py")]
     assert len(shown) == 2
     for output in shown:
@@ -95,12 +96,12 @@ def test_the_demo_shows_the_transcripts(kar: Kar) -> None:
 def test_the_demo_says_why_it_fails(processes: Processes) -> None:
     demo = processes.start("python3", "tests/demo.py", "--kar", "/no/such/kar")
     assert demo.wait() == 1
-    assert "/no/such/kar" in demo.errors()[-1]
-    assert not any("Traceback" in line for line in demo.errors())
+    assert "/no/such/kar" in demo.stderr_lines()[-1]
+    assert not any("Traceback" in line for line in demo.stderr_lines())
 
 
 def test_each_message_of_the_table_is_one_that_the_programs_print() -> None:
-    programs = [*ROOT.glob("*.py"), *EMBEDDED.parent.parent.glob("embedded_kar/*.py")]
+    programs = [*ROOT.glob("*.py"), *EMBEDDED_KAR.parent.parent.glob("embedded_kar/*.py")]
     code = " ".join(path.read_text() for path in programs)
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # texts over two lines
     rows = re.findall(r"^\| `(.*?)` \|", README, re.MULTILINE)
@@ -122,7 +123,7 @@ def test_each_file_that_the_readme_names_is_there() -> None:
 def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
     """Not the values, which are of one run, but each line of it."""
     (shown,) = [block for block in blocks("text") if "bare ASGI function" in block]
-    bench = (ROOT / "tests/bench.py").read_text()
+    bench = (ROOT / "tests/bench/bench.py").read_text()
     goals = re.findall(r"^ *[\d.]+  (.*?)(?: \(goal .*\))?$", shown, re.MULTILINE)
     assert len(goals) == 8
     for goal in goals:

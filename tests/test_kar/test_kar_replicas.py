@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from processes import Kar, Process, async_http2, free_port, wait_for
+from support.http2 import async_http2_client
+from support.kar import Kar
+from support.processes import Process, free_port, wait_until
 
 ECHO = ["-h2c", "-service", "echo", "-app_port"]
 
@@ -19,7 +21,7 @@ ECHO = ["-h2c", "-service", "echo", "-app_port"]
 def echo(kar: Kar) -> tuple[Process, str]:
     """Start a replica of the echo service; return it and its port."""
     port = str(free_port())
-    process = kar.run(*ECHO, port, "python", "tests/services/echo.py")
+    process = kar.run(*ECHO, port, "python", "tests/support/echo_service.py")
     process.wait_for_line("Running on")
     return process, port
 
@@ -33,7 +35,7 @@ def ask(
     """
 
     async def calls() -> list[httpx.Response]:
-        async with async_http2(sidecar) as client:
+        async with async_http2_client(sidecar) as client:
             path = "/kar/v1/service/echo/call/" + ("spec" if delays else "")
             content = json.dumps({"delays": delays})
             calls = [client.post(path, content=content) for _ in range(count)]
@@ -49,7 +51,7 @@ def ports(sidecar: str, count: int) -> Counter[str]:
 
 def test_two_replicas_share_the_calls(kar: Kar) -> None:
     replicas = dict([echo(kar)[::-1], echo(kar)[::-1]])
-    sidecar = kar.sidecar()
+    sidecar = kar.start_sidecar().url
     shares = ports(sidecar, 200)
     assert shares.keys() == replicas.keys()
     assert min(shares.values()) >= 60
@@ -65,12 +67,12 @@ def test_applications_do_not_see_each_other(kar: Kar) -> None:
     _, port = echo(kar)
     other = Kar(kar.path, kar.processes)
     _, other_port = echo(other)
-    assert ports(kar.sidecar(), 20) == {port: 20}
-    assert ports(other.sidecar(), 20) == {other_port: 20}
+    assert ports(kar.start_sidecar().url, 20) == {port: 20}
+    assert ports(other.start_sidecar().url, 20) == {other_port: 20}
 
 
 def test_a_call_waits_for_a_service_that_does_not_exist_yet(kar: Kar) -> None:
-    sidecar = kar.sidecar()
+    sidecar = kar.start_sidecar().url
 
     async def main() -> list[httpx.Response]:
         calls = asyncio.create_task(ask(sidecar, 10))
@@ -84,16 +86,16 @@ def test_a_call_waits_for_a_service_that_does_not_exist_yet(kar: Kar) -> None:
 
 def test_a_call_waits_for_a_process_that_listens_late(kar: Kar) -> None:
     port = str(free_port())
-    late = kar.run(*ECHO, port, "sh", "-c", "sleep 5; exec python tests/services/echo.py")
-    wait_for(late.child, "the process")
-    assert ports(kar.sidecar(), 3) == {port: 3}
+    late = kar.run(*ECHO, port, "sh", "-c", "sleep 5; exec python tests/support/echo_service.py")
+    wait_until(late.child, "the process")
+    assert ports(kar.start_sidecar().url, 3) == {port: 3}
 
 
 def kill(replica: Process, what: str) -> None:
     """Kill with SIGKILL: "server", "sidecar", or "both"; what the sidecar leaves goes after."""
     child = replica.child()
     if what != "server":
-        replica.popen.kill()
+        replica.kill()
     if what != "sidecar":
         child.kill()
     replica.wait()
@@ -103,7 +105,7 @@ def kill(replica: Process, what: str) -> None:
 @pytest.mark.parametrize("other", ["there", "later"])
 def test_a_call_survives_its_replica(kar: Kar, what: str, other: str) -> None:
     first, port = echo(kar)
-    sidecar = kar.sidecar()
+    sidecar = kar.start_sidecar().url
 
     async def main() -> list[httpx.Response]:
         calls = asyncio.create_task(ask(sidecar, 20, {port: 1000}))
@@ -124,15 +126,20 @@ def test_a_call_survives_its_replica(kar: Kar, what: str, other: str) -> None:
 def test_200_calls_in_flight_survive_one_of_two_replicas(kar: Kar) -> None:
     first, port = echo(kar)
     second, second_port = echo(kar)
-    sidecar = kar.sidecar()
+    sidecar = kar.start_sidecar().url
 
     def all_in_flight() -> bool:
-        return sum(line.endswith("POST /spec") for line in first.lines() + second.lines()) == 200
+        return (
+            sum(
+                line.endswith("POST /spec") for line in first.stdout_lines() + second.stdout_lines()
+            )
+            == 200
+        )
 
     async def main() -> list[httpx.Response]:
         delays = {port: 1000.0, second_port: 5.0}
         calls = [asyncio.create_task(ask(sidecar, 100, delays)) for _ in range(2)]
-        await asyncio.to_thread(wait_for, all_in_flight, "all 200 calls")
+        await asyncio.to_thread(wait_until, all_in_flight, "all 200 calls")
         await asyncio.to_thread(kill, first, "both")
         return sum(await asyncio.gather(*calls), [])
 
@@ -143,7 +150,7 @@ def test_a_process_that_its_sidecar_has_left_is_called_no_more(kar: Kar) -> None
     """An orphan that goes on serving, as the echo service does, must not answer."""
     left, port = echo(kar)
     orphan = left.child()
-    sidecar = kar.sidecar()
+    sidecar = kar.start_sidecar().url
     assert ports(sidecar, 5) == {port: 5}
     left.kill()
     _, new = echo(kar)
@@ -155,7 +162,7 @@ def test_a_process_that_its_sidecar_has_left_is_called_no_more(kar: Kar) -> None
 
 @pytest.mark.embedded_only
 def test_a_call_is_dropped_when_its_caller_has_gone(kar: Kar) -> None:
-    sidecar = kar.sidecar()
+    sidecar = kar.start_sidecar().url
     for http2 in (True, False):
         with (
             pytest.raises(httpx.ReadTimeout),
@@ -167,20 +174,20 @@ def test_a_call_is_dropped_when_its_caller_has_gone(kar: Kar) -> None:
     while time.monotonic() < end:
         ports(sidecar, 1)
     process.wait_for_line("[STDOUT] POST /")
-    assert "[STDOUT] POST /lost" not in process.lines()
+    assert "[STDOUT] POST /lost" not in process.stdout_lines()
 
 
 @pytest.mark.embedded_only
 def test_sidecars_leave_no_file(kar: Kar) -> None:
     process, _ = echo(kar)
-    folder = kar.processes.folder / "embedded-kar"
+    folder = kar.processes.directory / "embedded-kar"
     assert len(list(folder.iterdir())) == 1
-    process.popen.terminate()
+    process.terminate()
     process.wait()
     assert list(folder.iterdir()) == []
     killed, _ = echo(kar)
     orphan: psutil.Process = killed.child()
     killed.kill()
     orphan.kill()
-    kar.sidecar()
-    wait_for(lambda: len(list(folder.iterdir())) == 1, "the dead sidecar's file to go")
+    kar.start_sidecar()
+    wait_until(lambda: len(list(folder.iterdir())) == 1, "the dead sidecar's file to go")

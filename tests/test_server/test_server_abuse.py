@@ -16,8 +16,9 @@ import h2.exceptions
 import httpx
 import psutil
 import pytest
-from processes import Processes, http2, wait_for
-from raw_http2 import AUTHORITY, beside_greetings, opened
+from support.http2 import http2_client
+from support.processes import Processes, wait_until
+from support.raw_http2 import AUTHORITY, beside_greetings, opened
 
 Connect = Callable[[], socket.socket]
 Attack = Callable[[Connect, threading.Event], None]
@@ -128,11 +129,12 @@ def _many_files() -> Iterator[None]:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_normal_caller_is_served_meanwhile(processes: Processes, attack: Attack) -> None:
-    server, address = processes.server(HELLO_DELAY="0.01")
+    running = processes.start_server(HELLO_DELAY="0.01")
+    server, address = running.process, running.url
     url = httpx.URL(address)
     process = psutil.Process(server.pid)
     stop = threading.Event()
-    with ThreadPoolExecutor() as pool, http2(address) as client:
+    with ThreadPoolExecutor() as pool, http2_client(address) as client:
         person = {"name": "John", "surname": "Doe"}
         for _ in range(100):
             client.post("helloJson", json=person)
@@ -152,11 +154,11 @@ def test_a_normal_caller_is_served_meanwhile(processes: Processes, attack: Attac
         finally:
             stop.set()
         attacker.result()
-    assert server.errors() == server.errors()[:1], "an attack is nothing to report"
+    assert server.stderr_lines() == server.stderr_lines()[:1], "an attack is nothing to report"
     assert most - before < MEMORY
-    with http2(address) as client:
+    with http2_client(address) as client:
         assert client.get("health").status_code == 200
-    wait_for(
+    wait_until(
         lambda: len(process.net_connections()) == 1,
         f"the connections to go: {process.net_connections()}",
         10,
@@ -176,21 +178,24 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_refused_request_costs_no_greeting_beside_it(processes: Processes, case: str) -> None:
     """50 greetings are in flight on the same connection."""
-    _, address = processes.server(HELLO_DELAY="1")
+    running = processes.start_server(HELLO_DELAY="1")
+    _, address = running.process, running.url
     status, greetings = beside_greetings(address, "/helloText", *REFUSED[case])
     assert status == case[:3]
     assert greetings == ["200"] * 50
 
 
 def test_no_server_header_on_any_answer(processes: Processes) -> None:
-    _, address = processes.server(HELLO_DELAY="0")
-    with http2(address) as client:
+    running = processes.start_server(HELLO_DELAY="0")
+    _, address = running.process, running.url
+    with http2_client(address) as client:
         for method, path, body in REFUSED.values():
             assert "server" not in client.request(method, path, content=body[:70_000]).headers
 
 
 def test_streams_are_limited_to_100(processes: Processes) -> None:
-    _, address = processes.server()
+    running = processes.start_server()
+    _, address = running.process, running.url
     url = httpx.URL(address)
     with socket.create_connection((url.host, url.port), 30) as sock:
         connection = opened(sock)

@@ -4,7 +4,8 @@ import re
 import socket
 
 import pytest
-from processes import Kar, Process, free_port
+from support.kar import Kar
+from support.processes import Process, free_port
 
 SHOW = ["sh", "-c", "echo $KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT $0 $1", "a", "-h2c"]
 
@@ -12,7 +13,7 @@ SHOW = ["sh", "-c", "echo $KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT $
 def fatal(process: Process) -> str:
     """Return the message of a kar that ends with status 1 and one line on standard output."""
     assert process.wait() == 1
-    lines = process.out.read_text().splitlines()
+    lines = process.stdout_path.read_text().splitlines()
     assert len(lines) == 1
     stamp = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[FATAL\] "
     assert re.match(stamp, lines[0])
@@ -37,20 +38,20 @@ def test_flags_have_the_forms_of_go(kar: Kar, flags: list[str]) -> None:
     port = str(free_port())
     process = bare(kar, "run", *[flag.replace("PORT", port) for flag in flags], *SHOW)
     assert process.wait() == 0
-    assert f"[STDOUT] {port} 18 -1000 a -h2c" in process.lines()
+    assert f"[STDOUT] {port} 18 -1000 a -h2c" in process.stdout_lines()
 
 
 def test_ports_come_from_the_environment(kar: Kar) -> None:
     port = str(free_port())
     process = kar.run(*SHOW, KAR_RUNTIME_PORT=port, KAR_APP_PORT="18")
     assert process.wait() == 0
-    assert process.lines() == [f"[STDOUT] {port} 18 -1000 a -h2c"]
+    assert process.stdout_lines() == [f"[STDOUT] {port} 18 -1000 a -h2c"]
 
 
 def test_without_any_the_app_port_is_8080_and_the_runtime_port_free(kar: Kar) -> None:
     process = kar.run(*SHOW)
     assert process.wait() == 0
-    assert re.fullmatch(r"\[STDOUT\] \d+ 8080 -1000 a -h2c", process.lines()[0])
+    assert re.fullmatch(r"\[STDOUT\] \d+ 8080 -1000 a -h2c", process.stdout_lines()[0])
 
 
 def test_no_app(kar: Kar) -> None:
@@ -84,20 +85,20 @@ def test_a_runtime_port_in_use(kar: Kar) -> None:
 def test_wrong_words_are_named_before_the_usage(kar: Kar, words: list[str], message: str) -> None:
     process = bare(kar, *words)
     assert process.wait() == 2
-    assert process.errors()[0] == message
-    assert any(line.startswith("Usage") for line in process.errors())
+    assert process.stderr_lines()[0] == message
+    assert any(line.startswith("Usage") for line in process.stderr_lines())
 
 
 @pytest.mark.parametrize("words", [["help"], ["-h"], ["--help"], ["run", "-h"], ["run", "--help"]])
 def test_help_is_no_error(kar: Kar, words: list[str]) -> None:
     process = bare(kar, *words)
-    assert (process.wait(), process.errors()) == (0, [])
-    assert "Usage" in process.out.read_text()
+    assert (process.wait(), process.stderr_lines()) == (0, [])
+    assert "Usage" in process.stdout_path.read_text()
 
 
 def test_version(kar: Kar) -> None:
     process = bare(kar, "version")
-    assert (process.wait(), len(process.lines())) == (0, 1)
+    assert (process.wait(), len(process.stdout_lines())) == (0, 1)
 
 
 @pytest.mark.embedded_only
@@ -128,21 +129,21 @@ def rest(kar: Kar, *words: str) -> Process:
 
 
 def test_rest_calls_a_service(kar: Kar) -> None:
-    kar.serve(HELLO_DELAY="0")
+    kar.start_server(HELLO_DELAY="0")
     person = '{"name":"Alan","surname":"Turing"}'
     post = rest(kar, "post", "async-server", "helloJson", person)
-    assert (post.wait(), post.errors()) == (0, [])
-    assert post.lines() == ['{"message":"Hello Alan Turing"}']
+    assert (post.wait(), post.stderr_lines()) == (0, [])
+    assert post.stdout_lines() == ['{"message":"Hello Alan Turing"}']
     get = rest(kar, "get", "async-server", "health")
-    assert (get.wait(), get.lines()) == (0, ['{"message":"I am healthy"}'])
+    assert (get.wait(), get.stdout_lines()) == (0, ['{"message":"I am healthy"}'])
     wrong = rest(kar, "post", "async-server", "helloJson", "{}")
-    assert (wrong.wait(), wrong.lines()) == (0, [])
-    assert wrong.errors()[0] == "[STDERR] HTTP status: 422"
-    assert wrong.errors()[1].startswith('[STDERR] {"detail":')
+    assert (wrong.wait(), wrong.stdout_lines()) == (0, [])
+    assert wrong.stderr_lines()[0] == "[STDERR] HTTP status: 422"
+    assert wrong.stderr_lines()[1].startswith('[STDERR] {"detail":')
 
 
 @pytest.mark.embedded_only
 def test_rest_says_what_it_needs(kar: Kar) -> None:
     process = rest(kar, "get", "async-server")
     assert process.wait() == 2
-    assert process.errors()[0] == "kar rest needs METHOD SERVICE PATH"
+    assert process.stderr_lines()[0] == "kar rest needs METHOD SERVICE PATH"

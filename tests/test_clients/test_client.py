@@ -1,56 +1,15 @@
 """client.py where something fails: one line on standard error, and its exit status."""
 
 import asyncio
-import contextlib
 import signal
-import socket
 import sys
-import threading
-from collections.abc import Iterator
 
 import pytest
-from processes import Kar, Process, Processes, free_port, wait_for
-from test_transcript import TRANSCRIPT
+from support.client_helpers import TRANSCRIPT, answering, fake, one_line
+from support.kar import Kar
+from support.processes import Processes, free_port, wait_until
 
 import client
-
-
-def fake(processes: Processes, behaviour: str) -> tuple[Process, str]:
-    """Start a sidecar that behaves badly; return it and its port."""
-    port = str(free_port())
-    words = [sys.executable, "tests/services/fake_sidecar.py", port]
-    sidecar = processes.start(*words, BEHAVIOUR=behaviour)
-    sidecar.wait_for_line("Running on")
-    return sidecar, port
-
-
-@contextlib.contextmanager
-def answering(data: bytes) -> Iterator[str]:
-    """Listen on a port and answer each connection with the data, then close it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    connection.recv(65536)
-                    connection.sendall(data)
-                    connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield str(server.getsockname()[1])
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def one_line(process: Process, status: int) -> str:
-    """Return the one line of a client that ends with the status."""
-    assert process.wait() == status
-    assert len(process.errors()) == 1, process.errors()
-    return process.errors()[0]
 
 
 @pytest.mark.parametrize("port", [None, "", "x", "0", "65536"])
@@ -117,31 +76,31 @@ def test_a_proxy_in_the_environment_is_not_asked(processes: Processes) -> None:
 
 def test_a_sidecar_killed_in_mid_call(kar: Kar) -> None:
     """The client is started without kar, which would hide what it prints."""
-    kar.serve(HELLO_DELAY="50")
-    address = kar.sidecar()
+    kar.start_server(HELLO_DELAY="50")
+    address = kar.start_sidecar().url
     sidecar = kar.processes.started[-1]
     port = address.rpartition(":")[2]
     process = kar.processes.start(sys.executable, "client.py", KAR_RUNTIME_PORT=port)
     kar.processes.started[-3].wait_for_line("HTTP version: 2")
     child = sidecar.child()
     sidecar.kill()
-    wait_for(lambda: process.popen.poll() is not None, "the client's end", 1)
+    wait_until(lambda: process.is_running() is False, "the client's end", 1)
     assert one_line(process, 1).startswith("client.py: helloText: connection; ")
     child.send_signal(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "between"])
 def test_a_server_killed_and_started_again(kar: Kar, moment: str) -> None:
-    server = kar.serve(HELLO_DELAY="2" if moment == "during" else "0.5")
+    server = kar.start_server(HELLO_DELAY="2" if moment == "during" else "0.5").process
     if moment == "before":
-        server.kill_with_process()
+        server.kill_with_child()
     process = kar.run("-h2c", "python", "client.py")
     if moment == "during":
         server.wait_for_line("HTTP version: 2")
-        server.kill_with_process()
+        server.kill_with_child()
     elif moment == "between":
         process.wait_for_line('"Hello John Doe"')
-        server.kill_with_process()
-    kar.serve(HELLO_DELAY="0")
+        server.kill_with_child()
+    kar.start_server(HELLO_DELAY="0")
     assert process.wait() == 0
-    assert process.lines() == TRANSCRIPT
+    assert process.stdout_lines() == TRANSCRIPT

@@ -1,0 +1,132 @@
+"""The kar under test, embedded or real, with an application of the test's own."""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from support.http2 import http2_client
+from support.processes import (
+    ROOT,
+    TIMEOUT,
+    Process,
+    Processes,
+    accepts_connections,
+    free_port,
+    wait_until,
+)
+
+EMBEDDED_KAR = ROOT / "tests" / "bin" / "kar"
+STARTS = 5  # the real kar may have to be started again for a new application
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A sidecar whose process makes no calls of its own, so that a test can make them."""
+
+    process: Process
+    url: str
+    port: int
+
+    def service_url(self, service: str) -> str:
+        """Return the URL below which the routes of a service are called."""
+        return f"{self.url}/kar/v1/service/{service}/call"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica of a service: its kar and the port of its process."""
+
+    process: Process
+    service: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The URL of the process itself, which bypasses KAR."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def greetings(self) -> int:
+        """Return how many greetings a server.py has logged."""
+        return self.process.stdout_lines().count("[STDOUT] HTTP version: 2")
+
+
+class Kar:
+    """A kar command and the application that its processes belong to."""
+
+    def __init__(self, path: Path, processes: Processes) -> None:
+        self.path = path
+        self.is_embedded = path == EMBEDDED_KAR
+        self.processes = processes
+        self.app = f"test-{uuid.uuid4().hex}"
+        if not self.is_embedded:
+            self._create_application()
+
+    def other_application(self) -> "Kar":
+        """Return the same command with another application."""
+        return Kar(self.path, self.processes)
+
+    def run(self, *arguments: str | Path, **environment: str) -> Process:
+        """Start `kar run` with the test's application and more arguments."""
+        return self.processes.start(self.path, "run", "-app", self.app, *arguments, **environment)
+
+    def rest(self, *arguments: str) -> Process:
+        """Start `kar rest` with the test's application and more arguments."""
+        return self.processes.start(self.path, "rest", "-app", self.app, *arguments)
+
+    def start_sidecar(self, *flags: str) -> Sidecar:
+        """Start a process that only waits, and its sidecar, and wait until the sidecar listens."""
+        port = free_port()
+        process = self.run("-runtime_port", str(port), *flags, "sleep", "1000")
+        wait_until(lambda: accepts_connections(port), "the sidecar to listen")
+        return Sidecar(process, f"http://127.0.0.1:{port}", port)
+
+    def start_replica(self, service: str, *arguments: str, **environment: str) -> Replica:
+        """Start a replica of a service on a free port and wait until it serves.
+
+        The arguments are further flags and the command. With the real KAR it may take seconds
+        until the replica gets its first call.
+        """
+        port = free_port()
+        flags = ["-service", service, "-app_port", str(port)]
+        process = self.run(*flags, *arguments, **environment)
+        process.wait_for_line("Running on")
+        return Replica(process, service, port)
+
+    def start_server(self, **environment: str) -> Replica:
+        """Start a replica of server.py and wait until it serves."""
+        return self.start_replica("async-server", "-h2c", "python", "server.py", **environment)
+
+    def start_echo(self, *flags: str, **environment: str) -> Replica:
+        """Start a replica of the service echo, which responds with what it has seen.
+
+        Give the flag -h2c to let its sidecar call it over HTTP/2.
+        """
+        command = ("python", "tests/support/echo_service.py")
+        return self.start_replica("echo", *flags, *command, **environment)
+
+    def wait_until_called(self, sidecar: Sidecar, *replicas: Replica, path: str = "/") -> None:
+        """Call a service through a sidecar until each of the replicas has been called.
+
+        The real KAR sends no calls to a new replica before Kafka has settled. Each replica must
+        print a line on standard output for a call.
+        """
+        service = replicas[0].service
+        before = {replica: len(replica.process.stdout_lines()) for replica in replicas}
+
+        def all_called() -> bool:
+            client.post(sidecar.service_url(service) + path, content="warm-up")
+            return all(
+                len(replica.process.stdout_lines()) > before[replica] for replica in replicas
+            )
+
+        with http2_client(timeout=httpx.Timeout(TIMEOUT)) as client:
+            wait_until(all_called, "a call of each replica")
+
+    def _create_application(self) -> None:
+        """Let the real kar create the application's topic in Kafka, which can fail at first."""
+        for _ in range(STARTS):
+            process = self.run("sleep", "1.5")
+            if process.wait() == 0:
+                return
+        raise AssertionError(f"{self.path} does not start: {process.stdout_lines()}")

@@ -1,0 +1,209 @@
+"""Processes of a test: started in sessions of their own, watched, and ended with the test."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 60.0  # seconds for a condition to become true: the real KAR can take long to settle
+
+# The environment of the tests must not decide how the programs under test behave.
+OWN_VARIABLES = {"KAR_APP_HOST", "KAR_APP_PORT", "KAR_RUNTIME_PORT", "HELLO_DELAY"}
+
+# Makes standard input the controlling terminal, then becomes the command.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; "
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+def wait_until(condition: Callable[[], object], description: str, timeout: float = TIMEOUT) -> None:
+    """Return once the condition is true; fail with the description after timeout seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {description}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def accepts_connections(port: int) -> bool:
+    """Return whether something listens on a port of 127.0.0.1."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    return False
+
+
+class Process:
+    """A process in a session of its own, whose output goes to two files."""
+
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        directory: Path,
+        stdin: int = subprocess.PIPE,
+    ) -> None:
+        self.command = command
+        self.stdout_path = directory / f"{uuid.uuid4().hex}.stdout"
+        self.stderr_path = self.stdout_path.with_suffix(".stderr")
+        with self.stdout_path.open("wb") as stdout, self.stderr_path.open("wb") as stderr:
+            self.popen = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self.pid = self.popen.pid
+
+    def stdout_lines(self) -> list[str]:
+        """Return the lines on standard output, without the time stamp if kar wrote one."""
+        lines = self.stdout_path.read_text(errors="replace").splitlines()
+        return [line[27:] if line[27:28] == "[" else line for line in lines]
+
+    def stderr_lines(self) -> list[str]:
+        return self.stderr_path.read_text(errors="replace").splitlines()
+
+    def is_running(self) -> bool:
+        return self.popen.poll() is None
+
+    def wait_for_line(self, text: str, count: int = 1, timeout: float = TIMEOUT) -> None:
+        """Wait until so many lines of either output contain the text."""
+
+        def has_appeared() -> bool:
+            is_running = self.is_running()
+            lines = [*self.stdout_lines(), *self.stderr_lines()]
+            found = sum(text in line for line in lines)
+            assert found >= count or is_running, f"{self.command} has exited: {lines}"
+            return found >= count
+
+        wait_until(has_appeared, f"{count} lines with {text!r} from {self.command}", timeout)
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """Wait for the exit of the process and return its status."""
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            lines = [*self.stdout_lines(), *self.stderr_lines()][-5:]
+            raise AssertionError(f"{self.command} is still running: {lines}") from None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def terminate(self) -> None:
+        self.popen.terminate()
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+
+    def has_started(self) -> bool:
+        """Return whether a kar has started its process, which may have exited already."""
+        return not self.is_running() or bool(psutil.Process(self.pid).children())
+
+    def child(self) -> psutil.Process:
+        """Return the process that this one, a kar, has started."""
+        wait_until(lambda: psutil.Process(self.pid).children(), "a child process")
+        return psutil.Process(self.pid).children()[0]
+
+    def kill_with_child(self) -> None:
+        """Kill a kar and the process that it has started."""
+        child = self.child()
+        self.kill()
+        child.kill()
+
+    def end_session(self) -> None:
+        """End the process and all that it has started: with SIGTERM, after 5 s with SIGKILL."""
+        if self.is_running():
+            self.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.popen.wait()
+        if self.popen.stdin:
+            self.popen.stdin.close()
+
+
+class TerminalProcess(Process):
+    """A process with a terminal of its own as standard input and controlling terminal."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
+        self.terminal, other_end = os.openpty()
+        super().__init__(command, environment, directory, other_end)
+        os.close(other_end)
+
+    def press_ctrl_c(self) -> None:
+        """Let the terminal send SIGINT to all processes in its foreground."""
+        os.write(self.terminal, b"\x03")
+
+    def end_session(self) -> None:
+        super().end_session()
+        os.close(self.terminal)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server.py that runs without kar."""
+
+    process: Process
+    url: str
+    port: int
+
+
+class Processes:
+    """Starts the processes of a test and ends them all."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.started: list[Process] = []
+        self.environment = {
+            name: value for name, value in os.environ.items() if name not in OWN_VARIABLES
+        }
+        self.environment["XDG_RUNTIME_DIR"] = str(directory)
+        self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def start(self, *command: str | Path, **environment: str) -> Process:
+        """Start a command in the top directory of the project, with more environment variables."""
+        arguments = [str(argument) for argument in command]
+        process = Process(arguments, {**self.environment, **environment}, self.directory)
+        self.started.append(process)
+        return process
+
+    def start_in_terminal(self, *command: str | Path) -> "TerminalProcess":
+        """Start a command as a terminal's foreground process, which Ctrl-C interrupts."""
+        arguments = [sys.executable, "-c", TAKE_TERMINAL, *map(str, command)]
+        process = TerminalProcess(arguments, self.environment, self.directory)
+        self.started.append(process)
+        return process
+
+    def start_server(self, **environment: str) -> Server:
+        """Start server.py without kar and wait until it serves."""
+        port = free_port()
+        process = self.start("python", "server.py", **environment, KAR_APP_PORT=str(port))
+        process.wait_for_line("Running on")
+        return Server(process, f"http://127.0.0.1:{port}", port)
+
+    def end(self) -> None:
+        for process in self.started:
+            process.end_session()
