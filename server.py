@@ -1,159 +1,294 @@
-"""A greeting service: a FastAPI application on Hypercorn, called over HTTP/2 by a KAR sidecar."""
+"""A greeting service: a FastAPI application on Hypercorn, called over HTTP/2 by a KAR sidecar.
+
+    kar run -h2c -app hello-async -service async-server python server.py
+
+The models and the routes come first. Below them is what keeps calls from getting lost: two ASGI
+classes, Hypercorn's configuration, and the shutdown.
+"""
 
 import asyncio
 import contextlib
+import errno
+import logging
+import math
 import os
 import signal
 import socket
 import sys
+from typing import Annotated, Any, cast
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from h2.connection import H2Connection
-from hypercorn.asyncio import run, serve
+from hypercorn.asyncio import serve
 from hypercorn.config import Config
-from hypercorn.events import Closed, RawData
-from pydantic import BaseModel, Field
-from starlette.requests import ClientDisconnect
+from hypercorn.typing import Framework
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+greeting_log = logging.getLogger("greetings")
 
-class Person(BaseModel, regex_engine="python-re"):  # whose blanks are those of str.strip()
-    name: str = Field(pattern=r"\S", examples=["John"])
-    surname: str = Field(pattern=r"\S", examples=["Doe"])
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+name_adapter = TypeAdapter(Name)
 
 
-class Reply(BaseModel):
+class Person(BaseModel):
+    name: Name = Field(examples=["John"])
+    surname: Name = Field(examples=["Doe"])
+
+
+class Greeting(BaseModel):
     message: str
 
 
-TEXT = {"text/plain": {"schema": {"type": "string", "pattern": r"\S"}, "example": "John Doe"}}
-LIMIT = 64 * 1024  # bytes of a request's body
-WRONG = "detail says what: over 64 KiB (413), not UTF-8 or not whole (400), or no name (422)"
-app = FastAPI(responses={"4XX": {"model": dict, "description": WRONG}}, redirect_slashes=False)
+# What /docs says about the text body, and about the errors that FastAPI cannot know of.
+TEXT_BODY = {
+    "required": True,
+    "content": {
+        "text/plain": {"schema": {"type": "string", "minLength": 1}, "example": "John Doe"}
+    },
+}
+VALIDATION_ERROR = {"$ref": "#/components/schemas/HTTPValidationError"}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The body cannot be read as JSON"},
+    413: {"description": "The body is larger than 64 KiB", "content": {"text/plain": {}}},
+    422: {
+        "description": "The body is missing a name",
+        "content": {"application/json": {"schema": VALIDATION_ERROR}},
+    },
+}
+
+app = FastAPI(
+    title="Greeting service",
+    description="Greets people over HTTP/2, as an example of a service behind KAR.",
+    max_body_size=64 * 1024,
+)
 
 
-@app.post("/helloJson")
-async def hello_json(person: Person, request: Request) -> Reply:
-    await work(request)
-    return Reply(message=f"Hello {person.name} {person.surname}")
+@app.post("/helloJson", responses=ERRORS)
+async def hello_json(person: Person, request: Request) -> Greeting:
+    await simulate_work(request)
+    return Greeting(message=f"Hello {person.name} {person.surname}")
 
 
-@app.post("/helloText", openapi_extra={"requestBody": {"required": True, "content": TEXT}})
+@app.post("/helloText", responses=ERRORS, openapi_extra={"requestBody": TEXT_BODY})
 async def hello_text(request: Request) -> str:
-    try:
-        text = (await request.body()).decode()
-    except UnicodeDecodeError as error:
-        raise HTTPException(400, f"body: not UTF-8 at byte {error.start}") from None
-    if not text.strip():
-        raise HTTPException(422, "body: blank")
-    await work(request)
-    return f"Hello {text}"
+    # FastAPI's Body() would parse the text as JSON if the Content-Type says so.
+    name = validate_text(await request.body())
+    await simulate_work(request)
+    return f"Hello {name}"
 
 
 @app.get("/health")
-async def health() -> Reply:
-    return Reply(message="I am healthy")
+async def health() -> Greeting:
+    return Greeting(message="I am healthy")
 
 
-async def work(request: Request) -> None:
-    """Print the HTTP version of a greeting's request, then take HELLO_DELAY seconds."""
-    try:
-        print(f"HTTP version: {request.scope['http_version']}", flush=True)
-    except OSError:  # nobody can read it (kar is gone, the disk is full): greet all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+async def simulate_work(request: Request) -> None:
+    """Log the HTTP version of the request, then take HELLO_DELAY seconds."""
+    greeting_log.info("HTTP version: %s", request.scope["http_version"])
     await asyncio.sleep(hello_delay())
 
 
-def settings(fd: int) -> Config:
-    """Return Hypercorn's settings for a listening socket. A call is lost with its connection."""
+def validate_text(body: bytes) -> str:
+    """Return the body as text; raise RequestValidationError if it is blank or not UTF-8."""
+    try:
+        return name_adapter.validate_python(body)
+    except ValidationError as error:
+        details = [{**detail, "loc": ("body",)} for detail in error.errors()]
+        raise RequestValidationError(details) from error
+
+
+@app.exception_handler(RequestValidationError)
+async def report_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Respond like FastAPI, but without the input: JSON has no NaN and no lone surrogates."""
+    details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
+    return JSONResponse({"detail": details}, status_code=422)
+
+
+class ReadRequestBeforeResponse:
+    """ASGI middleware that reads each request to its end before its response starts.
+
+    Hypercorn 0.18 ends the whole connection, with all its requests, when body data arrives for a
+    request that already has its response, such as a 404 or a 413. It must be the outermost layer:
+    FastAPI sends some responses from outside of app.add_middleware(). It can be removed once
+    https://github.com/pgjones/hypercorn/issues/329 is fixed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        more_body = True
+
+        async def receive_message() -> Message:
+            nonlocal more_body
+            message = await receive()
+            more_body = message.get("more_body", False)
+            return message
+
+        async def send_message(message: Message) -> None:
+            while more_body:
+                await receive_message()
+            await send(message)
+
+        await self.app(scope, receive_message, send_message)
+
+
+class TrackRequests:
+    """ASGI middleware that knows the requests in flight, so that a shutdown can wait for them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.in_flight: set[asyncio.Task[Any]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        if scope["type"] != "http" or task is None:
+            await self.app(scope, receive, send)
+            return
+        self.in_flight.add(task)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.in_flight.remove(task)
+
+    async def complete(self, timeout: float) -> None:
+        """Wait until no request is in flight; after timeout seconds cancel those that still are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self.in_flight:
+                    await asyncio.wait(self.in_flight)
+        for task in self.in_flight:
+            task.cancel()
+
+
+def hypercorn_config(listener: socket.socket) -> Config:
+    """Return a configuration that does not end connections on which a call may be on its way.
+
+    KAR cannot repeat a POST whose connection breaks: the call is lost.
+    """
     config = Config()
-    config.bind = [f"fd://{fd}"]
-    config.include_server_header = False
-    config.keep_alive_max_requests = sys.maxsize  # by default a connection ends after 1,000
-    config.keep_alive_timeout = sys.maxsize  # by default 5 s, when the next call may be on its way
-    config.h2_max_concurrent_streams = 100  # callers count on 100; with 1,000 Hypercorn stops dead
+    config.bind = [f"fd://{listener.detach()}"]
+    # The default ends each connection after 1,000 requests.
+    config.keep_alive_max_requests = sys.maxsize
+    # The default ends a connection after 5 idle seconds. The value has to be finite, since
+    # Hypercorn keeps the file descriptor of a connection that the client has closed until then.
+    config.keep_alive_timeout = 3600
     return config
 
 
-class Connection(run.TCPServer):  # type: ignore[misc,name-defined]
-    async def _read_data(self) -> None:
-        """Read until the caller closes, and end then, where Hypercorn 0.18 goes on waiting."""
-        with contextlib.suppress(OSError):
-            while not self.reader.at_eof():  # Hypercorn's 64 KiB may be 1,000 requests, reset
-                await self.protocol.handle(RawData(await self.reader.read(1024)))
-                await asyncio.sleep(0)  # the other connections' turn
-        await self.protocol.handle(Closed())
-        self._idle_timeout = lambda: asyncio.sleep(0)
-        await self.idle_task.stop()
-        for unsent in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
-            await unsent.close()
+async def serve_until_signal(listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, complete the requests in flight, and return.
+
+    Half a request cannot complete: it is cancelled HELLO_DELAY + 4 seconds after the signal. A
+    second signal terminates the process immediately.
+    """
+    requests = TrackRequests(ReadRequestBeforeResponse(app))
+    signal_received = asyncio.Event()
+
+    def handle_signal() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        signal_received.set()
+
+    async def shutdown_trigger() -> None:
+        # Hypercorn serves as before until this returns. From then on it would break a connection
+        # on which a POST arrives: https://github.com/pgjones/hypercorn/issues/308
+        await signal_received.wait()
+        await requests.complete(timeout=hello_delay() + 4)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, handle_signal)
+    kar_watch = asyncio.create_task(exit_with_kar())
+    # Hypercorn and Starlette each have their own types for ASGI applications.
+    application = cast(Framework, requests)
+    await serve(application, hypercorn_config(listener), shutdown_trigger=shutdown_trigger)
+    kar_watch.cancel()
 
 
-async def stopped(fd: int) -> None:
-    """Wait for SIGTERM or SIGINT; then refuse connections and wait for requests in flight."""
-    loop, stop, parent = asyncio.get_running_loop(), asyncio.Event(), os.getppid()
-    for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends the process at once
-        loop.add_signal_handler(number, lambda: os._exit(1) if stop.is_set() else stop.set())
-    while not stop.is_set():
-        if "KAR_RUNTIME_PORT" in os.environ and os.getppid() != parent:
-            os._exit(1)  # kar, which started this process, is dead: its sidecar calls no more
-        await asyncio.sleep(0.1)
-    loop.call_later(hello_delay() + 5, os._exit, 0)  # half a request must not hold up the stop
-    # Open connections go on: Hypercorn, told to stop, breaks one at its next call, with all calls.
-    loop.remove_reader(fd)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), fd)  # this closes the listening socket
-    while in_flight:
-        await asyncio.sleep(0.05)
+async def exit_with_kar() -> None:
+    """If kar has started this process, kill it as soon as kar has exited.
+
+    A kar that crashes leaves its process behind. The process would keep its port, and the next
+    `kar run` would fail.
+    """
+    if "KAR_RUNTIME_PORT" not in os.environ:
+        return
+    kar = os.getppid()
+    while os.getppid() == kar:
+        await asyncio.sleep(0.5)
+    signal.raise_signal(signal.SIGKILL)
 
 
-async def whole_requests(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Middleware: read each request to its end before it is answered, 413 if over LIMIT bytes.
-    Hypercorn 0.18 breaks a connection, with all its calls, at data for an answered request."""
-    if scope["type"] != "http":
-        return await app(scope, receive, send)
-    answer, body, whole = app, bytearray(), asyncio.Queue[Message]()
-    in_flight.add(id(scope))
-    try:
-        async for chunk in Request(scope, receive).stream():
-            body += chunk if len(body) <= LIMIT else b""  # the rest is dropped
-        whole.put_nowait({"type": "http.request", "body": bytes(body)})
-        if len(body) > LIMIT:
-            answer = JSONResponse({"detail": f"body: over {LIMIT} bytes"}, 413)
-        await answer(scope, whole.get, send)
-    except ClientDisconnect:  # answered to nobody, for only then does Hypercorn forget it
-        await JSONResponse({"detail": "body: not whole"}, 400)(scope, receive, send)
-    finally:
-        in_flight.remove(id(scope))
+class ConfigurationError(Exception):
+    """The server cannot start with these environment variables."""
 
 
-in_flight: set[int] = set()  # requests of this process that are not answered yet
-app.add_middleware(lambda inner: lambda *asgi: whole_requests(inner, *asgi))
-
-
-@app.exception_handler(400)  # with a cause: JSON that is too deep for Python, or its numbers long
-@app.exception_handler(RequestValidationError)
-async def refused(request: Request, error: RequestValidationError | HTTPException) -> JSONResponse:
-    if isinstance(error, RequestValidationError):  # FastAPI's answer repeats the input, even NaN
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        return JSONResponse({"detail": "; ".join(wrong)}, 422)
-    return JSONResponse({"detail": error.detail}, 422 if error.__cause__ else 400)
+def app_port() -> int:
+    """Return KAR_APP_PORT, the port on which the sidecar calls this process."""
+    value = os.environ.get("KAR_APP_PORT", "")
+    with contextlib.suppress(ValueError):
+        if 0 < int(value) < 65536:
+            return int(value)
+    raise ConfigurationError(
+        f"KAR_APP_PORT is {value!r}, not a valid port. kar sets it: start the server with "
+        "kar run -h2c -app hello-async -service async-server python server.py"
+    )
 
 
 def hello_delay() -> float:
-    return float(os.environ.get("HELLO_DELAY", "0.1"))
+    """Return HELLO_DELAY, how many seconds a greeting takes."""
+    value = os.environ.get("HELLO_DELAY", "0.1")
+    with contextlib.suppress(ValueError):
+        if 0 <= float(value) < math.inf:
+            return float(value)
+    raise ConfigurationError(
+        f"HELLO_DELAY is {value!r}, not a number of seconds. Set it to 0 or more, such as 0.1"
+    )
+
+
+def log_greetings() -> None:
+    """Write the messages of greeting_log to standard output, one line each."""
+    # A handler of its own, since Hypercorn's messages would appear twice with one for all loggers.
+    greeting_log.addHandler(logging.StreamHandler(sys.stdout))
+    greeting_log.setLevel(logging.INFO)
+    greeting_log.propagate = False
+    # A full disk or a closed pipe must not fill standard error with tracebacks.
+    logging.raiseExceptions = False
+
+
+def listen() -> socket.socket:
+    """Return a socket that listens on KAR_APP_HOST (by default on loopback) and KAR_APP_PORT."""
+    host = os.environ.get("KAR_APP_HOST", "127.0.0.1")
+    port = app_port()
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        remedy = "Check KAR_APP_HOST"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            remedy = "Choose another port with kar run -app_port"
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}. {remedy}"
+        ) from error
+
+
+def main() -> None:
+    try:
+        hello_delay()
+        listener = listen()
+    except ConfigurationError as error:
+        sys.exit(f"server.py: {error}")
+    log_greetings()
+    asyncio.run(serve_until_signal(listener))
+    # Lines that could not be written would otherwise be reported as an error at exit.
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
 
 
 if __name__ == "__main__":
-    host, port = os.environ.get("KAR_APP_HOST", "127.0.0.1"), os.environ.get("KAR_APP_PORT", "")
-    try:
-        if not (port.isdecimal() and 0 < int(port) < 65536 and 0 <= hello_delay() < sys.maxsize):
-            raise ValueError("KAR_APP_PORT is no port, or HELLO_DELAY no number of seconds from 0")
-        fd = socket.create_server((host, int(port))).detach()
-    except (OSError, ValueError) as error:
-        print(f"server.py: {error}; try kar run -app_port N, HELLO_DELAY=0.1", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ValueError) else 1)
-    run.TCPServer = Connection  # type: ignore[attr-defined]
-    H2Connection.MAX_CLOSED_STREAMS = 1000  # of 65,536 that it remembers, megabytes a connection
-    asyncio.run(serve(app, settings(fd), shutdown_trigger=lambda: stopped(fd)))  # type: ignore
+    main()

@@ -1,17 +1,17 @@
-"""A bare ASGI function that answers helloJson, on Hypercorn with the settings of server.py."""
+"""A bare ASGI function that responds to helloJson, on Hypercorn with the settings of server.py."""
 
 import asyncio
-import os
-import socket
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hypercorn.asyncio import run, serve
+from hypercorn.asyncio import serve
+from hypercorn.typing import Framework
 from starlette.types import Receive, Scope, Send
 
-from server import Connection, settings
+from server import hypercorn_config, listen
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,6 +25,4 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 if __name__ == "__main__":
-    fd = socket.create_server(("127.0.0.1", int(os.environ["KAR_APP_PORT"]))).detach()
-    run.TCPServer = Connection  # type: ignore[attr-defined]
-    asyncio.run(serve(app, settings(fd)))  # type: ignore[arg-type]
+    asyncio.run(serve(cast(Framework, app), hypercorn_config(listen())))

@@ -126,6 +126,19 @@ class Process:
         wait_until(lambda: psutil.Process(self.pid).children(), "a child process")
         return psutil.Process(self.pid).children()[0]
 
+    def descendant(self, program: str) -> psutil.Process:
+        """Return the first process below this one that runs a program, such as server.py."""
+        found: list[psutil.Process] = []
+
+        def has_started() -> bool:
+            for process in psutil.Process(self.pid).children(recursive=True):
+                if program in process.cmdline():
+                    found.append(process)
+            return bool(found)
+
+        wait_until(has_started, f"a process that runs {program}")
+        return found[0]
+
     def kill_with_child(self) -> None:
         """Kill a kar and the process that it has started."""
         child = self.child()

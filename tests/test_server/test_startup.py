@@ -1,0 +1,73 @@
+"""How server.py starts: its environment variables, its port, and messages about both."""
+
+import socket
+
+import httpx
+import psutil
+import pytest
+from support.processes import Process, Processes, accepts_connections, free_port
+
+
+def error_line(process: Process) -> str:
+    """Return the only line on standard error of a server that could not start."""
+    assert process.wait() != 0
+    lines = process.stderr_lines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1", "80.5", "1e4", "8080 9090"])
+def test_invalid_port(processes: Processes, port: str) -> None:
+    line = error_line(processes.start("python", "server.py", KAR_APP_PORT=port))
+    assert f"KAR_APP_PORT is {port!r}" in line
+    assert "kar run" in line
+
+
+def test_missing_port(processes: Processes) -> None:
+    assert "KAR_APP_PORT" in error_line(processes.start("python", "server.py"))
+
+
+@pytest.mark.parametrize("delay", ["", "x", "-1", "nan", "inf", "1e999"])
+def test_invalid_delay(processes: Processes, delay: str) -> None:
+    port = str(free_port())
+    server = processes.start("python", "server.py", KAR_APP_PORT=port, HELLO_DELAY=delay)
+    assert f"HELLO_DELAY is {delay!r}" in error_line(server)
+
+
+def test_port_in_use(processes: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        line = error_line(processes.start("python", "server.py", KAR_APP_PORT=port))
+    assert f"127.0.0.1:{port}" in line
+    assert "-app_port" in line
+
+
+def test_invalid_host(processes: Processes) -> None:
+    port = str(free_port())
+    server = processes.start("python", "server.py", KAR_APP_PORT=port, KAR_APP_HOST="no host")
+    assert "KAR_APP_HOST" in error_line(server)
+
+
+def test_importing_has_no_side_effects(processes: Processes) -> None:
+    process = processes.start("python", "-c", "from server import app", HELLO_DELAY="x")
+    assert process.wait() == 0
+    assert process.stdout_lines() == []
+    assert process.stderr_lines() == []
+
+
+def test_default_host_is_loopback(processes: Processes) -> None:
+    server = processes.start_server()
+    connections = psutil.Process(server.process.pid).net_connections()
+    assert {each.laddr.ip for each in connections if each.status == "LISTEN"} == {"127.0.0.1"}
+
+
+def test_host_from_the_environment(processes: Processes) -> None:
+    server = processes.start_server(KAR_APP_HOST="0.0.0.0")
+    connections = psutil.Process(server.process.pid).net_connections()
+    assert {each.laddr.ip for each in connections if each.status == "LISTEN"} == {"0.0.0.0"}
+    assert accepts_connections(server.port)
+
+
+def test_documentation_page(processes: Processes) -> None:
+    server = processes.start_server()
+    assert "/openapi.json" in httpx.get(f"{server.url}/docs", trust_env=False).text
