@@ -1,249 +1,368 @@
-"""Time calls of helloJson through the KAR sidecar in three settings: sequential awaits one after
-the other, gather all with asyncio.gather, tasks each that asyncio.create_task has started."""
+"""Time calls of async-server that are awaited one by one, gathered, or started as tasks.
+
+    kar run -h2c -app hello-async python timed-client.py
+
+The three ways of awaiting come first. Below them are measuring, reporting and the command line.
+"""
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import platform
+import signal
+import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import httpx
+from client import CallError, SidecarClient, SidecarError, message_of
 
-from client import PATIENCE, CallError, call, fail, message, open_client
+Call = Callable[[int], Coroutine[Any, Any, None]]
 
-SETTINGS = ("sequential", "gather", "tasks")
-CONNECTION = 100  # calls in flight on one: httpx makes no more
-WARM_UP = 60.0  # seconds: the first call of a process may take the real KAR 9
-COLUMNS = 64  # of a line of the picture
+
+async def sequential(call: Call, calls: int) -> None:
+    """Await each call before the next one starts."""
+    for number in range(calls):
+        await call(number)
+
+
+async def gather(call: Call, calls: int) -> None:
+    """Run all calls at once and await them together."""
+    await asyncio.gather(*[call(number) for number in range(calls)])
+
+
+async def tasks(call: Call, calls: int) -> None:
+    """Start each call as a task, which runs in the background, and await them all at the end."""
+    async with asyncio.TaskGroup() as group:
+        for number in range(calls):
+            group.create_task(call(number))
+
+
+SETTINGS = {"sequential": sequential, "gather": gather, "tasks": tasks}
+
+CALLS_PER_CLIENT = 100  # httpx has no more requests in flight on an HTTP/2 connection
+WARM_UP_TIMEOUT = 60.0  # seconds; the real KAR can take 9 for the first call of a process
+PROGRESS_INTERVAL = 5.0  # seconds
+TIMELINE_WIDTH = 64  # characters
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-@dataclass
-class Ended:
-    """A call that has ended, in seconds by time.perf_counter(); failure is "" for a good answer."""
+@dataclass(frozen=True)
+class CallResult:
+    """One call: when it was due, sent and completed, in seconds of time.perf_counter()."""
 
     due: float
     sent: float
-    end: float
-    failure: str
+    completed: float
     http_version: str
+    failure: CallError | None
 
 
 @dataclass
-class Timing:
-    """What was measured in one setting."""
+class Measurement:
+    """The calls of one setting; started and finished are in seconds of time.perf_counter()."""
 
     setting: str
     calls: int
-    start: float = 0.0
-    end: float = 0.0
-    ended: list[Ended] = field(default_factory=list)
+    started: float = 0.0
+    finished: float = 0.0
+    results: list[CallResult] = field(default_factory=list)
 
-    def figures(self) -> dict[str, Any]:
-        """Return the figures, with times in s and latencies, of good answers only, in ms."""
-        good = [(each.end - each.due) * 1000 for each in self.ended if not each.failure]
-        span = self.end - self.start
+    @property
+    def duration(self) -> float:
+        return self.finished - self.started
+
+    @property
+    def failures(self) -> list[CallError]:
+        return [result.failure for result in self.results if result.failure]
+
+    def summary(self) -> dict[str, Any]:
+        """Return totals, rates and latencies; latencies and calls_per_s are of successful calls.
+
+        Names that end with _s are in seconds, or per second, and names with _ms in milliseconds.
+        """
+        succeeded = [result for result in self.results if not result.failure]
+        latencies = [(result.completed - result.due) * 1000 for result in succeeded]
+        time_in_flight = sum(result.completed - result.sent for result in self.results)
         return {
             "calls": self.calls,
-            "ok": len(good),
-            "failed": dict(Counter(each.failure for each in self.ended if each.failure)),
-            "http_versions": sorted({each.http_version for each in self.ended} - {""}),
-            "time_s": span,
-            "calls_per_s": len(self.ended) / span,
-            "overlap": sum(each.end - each.due for each in self.ended) / span,
-            "latency_ms": percentiles(good),
-            "latencies_ms": good,
+            "ok": len(succeeded),
+            "failed": dict(Counter(failure.kind for failure in self.failures)),
+            "http_versions": sorted({result.http_version for result in succeeded}),
+            "time_s": round(self.duration, 6),
+            "calls_per_s": round(len(succeeded) / self.duration, 3),
+            "in_flight_average": round(time_in_flight / self.duration, 3),
+            "latency_ms": percentiles(latencies),
+            "latencies_ms": [round(latency, 3) for latency in latencies],
         }
 
 
 def percentiles(latencies: list[float]) -> dict[str, float]:
-    """Return min, p50, p95, p99 and max, each the least value with so many percent up to it.
+    """Return min, p50, p95 (of 20 values or more), p99 (of 100 or more) and max.
 
-    To tell p95 takes 20 values, p99 takes 100.
+    Without latencies the result is empty.
     """
-    ordered, count = sorted(latencies), len(latencies)
-    wanted = {"min": (0, 1), "p50": (50, 1), "p95": (95, 20), "p99": (99, 100), "max": (100, 1)}
-    return {
-        name: ordered[max(0, -(-percent * count // 100) - 1)]
-        for name, (percent, least) in wanted.items()
-        if count >= least
-    }
+    if not latencies:
+        return {}
+    result = {"min": min(latencies), "p50": statistics.median(latencies)}
+    if len(latencies) >= 20:
+        cut_points = statistics.quantiles(latencies, n=100, method="inclusive")
+        result["p95"] = cut_points[94]
+        if len(latencies) >= 100:
+            result["p99"] = cut_points[98]
+    result["max"] = max(latencies)
+    return {name: round(latency, 3) for name, latency in result.items()}
 
 
-def picture(timings: list[Timing]) -> list[str]:
-    """Return a line for each setting: the calls in flight, over one time axis for all."""
-    label = max(len(timing.setting) for timing in timings) + 1
-    width = COLUMNS - label
-    axis = max(timing.end - timing.start for timing in timings)
-    rows = [in_flight(timing, axis / width, width) for timing in timings]
-    top = max(map(max, rows)) or 1.0
-    lines = [f"{'':{label}}0 s{axis:{width - 5}.2f} s"]
-    for timing, row in zip(reversed(timings), reversed(rows), strict=True):
-        bars = "".join(BARS[math.ceil(calls / top * 8)] for calls in row)
-        lines.insert(0, f"{timing.setting:{label}}{bars.rstrip()}")
+class ClientPool:
+    """Enough clients for a number of calls in flight, and a queue of free slots on them."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.clients = [
+            SidecarClient("async-server") for _ in range(math.ceil(concurrency / CALLS_PER_CLIENT))
+        ]
+        self.free_slots: asyncio.Queue[SidecarClient] = asyncio.Queue()
+        for slot in range(concurrency):
+            self.free_slots.put_nowait(self.clients[slot % len(self.clients)])
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for client in self.clients:
+            await client.close()
+
+    async def warm_up(self) -> None:
+        """Make one call with each client; raise CallError if the service cannot be reached."""
+        person = {"name": "John", "surname": "Doe"}
+        calls = [
+            client.call("POST", "helloJson", json=person, timeout=WARM_UP_TIMEOUT)
+            for client in self.clients
+        ]
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, CallError) and result.kind in ("connection", "timeout"):
+                raise result
+
+
+async def timed_call(pool: ClientPool, number: int, due: float, timeout: float) -> CallResult:
+    """Make one call as soon as a slot is free, check its response, and return the result."""
+    client = await pool.free_slots.get()
+    person = {"name": "John", "surname": f"Doe {number}"}
+    http_version = ""
+    failure = None
+    sent = time.perf_counter()
+    try:
+        response = await client.call("POST", "helloJson", json=person, timeout=timeout)
+        http_version = response.http_version
+        if message_of(response) != f"Hello John Doe {number}":
+            raise CallError(
+                "helloJson",
+                kind="unexpected response",
+                reason=f"the response belongs to another call: {response.text[:500]!r}",
+                remedy="Is another program running as async-server?",
+            )
+    except CallError as error:
+        failure = error
+    finally:
+        pool.free_slots.put_nowait(client)
+    return CallResult(due, sent, time.perf_counter(), http_version, failure)
+
+
+async def measure(measurement: Measurement, pool: ClientPool, timeout: float) -> None:
+    """Make the calls of a setting; even if cancelled, the measurement has their results so far."""
+
+    async def call_and_record(number: int, due: float) -> None:
+        result = await timed_call(pool, number, due, timeout)
+        if result.failure and not measurement.failures:
+            log(f"{measurement.setting}, first failure: {result.failure.reason}")
+        measurement.results.append(result)
+
+    def call(number: int) -> Coroutine[Any, Any, None]:
+        # A call is due when its coroutine is made, which can be long before it gets to run.
+        return call_and_record(number, due=time.perf_counter())
+
+    measurement.started = time.perf_counter()
+    try:
+        await SETTINGS[measurement.setting](call, measurement.calls)
+    finally:
+        measurement.finished = time.perf_counter()
+
+
+async def run(options: argparse.Namespace, measurements: list[Measurement]) -> None:
+    """Warm up, then measure each setting and append its measurement to the list."""
+    async with ClientPool(options.concurrency) as pool:
+        log(f"waiting for async-server, with {len(pool.clients)} HTTP/2 connection(s)")
+        await pool.warm_up()
+        progress = asyncio.create_task(log_progress(measurements))
+        try:
+            for setting in SETTINGS if options.setting == "all" else [options.setting]:
+                measurement = Measurement(setting, options.calls)
+                measurements.append(measurement)
+                await measure(measurement, pool, options.timeout)
+        finally:
+            progress.cancel()
+
+
+async def log_progress(measurements: list[Measurement]) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_INTERVAL)
+        measurement = measurements[-1]
+        seconds = time.perf_counter() - measurement.started
+        completed = f"{len(measurement.results)} of {measurement.calls} calls"
+        log(f"{measurement.setting}: {completed} after {seconds:.0f} s")
+
+
+def log(message: str) -> None:
+    """Write a line to standard error, since standard output has the results."""
+    print(f"timed-client.py: {message}", file=sys.stderr, flush=True)
+
+
+def print_report(measurements: list[Measurement]) -> None:
+    """Print the summary of each setting and a timeline of all."""
+    for measurement in measurements:
+        summary = measurement.summary()
+        totals = f"{summary['ok']}/{summary['calls']} ok"
+        print(f"{measurement.setting}:", ", ".join([totals, *summary["http_versions"]]))
+        rate = f"{summary['calls_per_s']:.1f} calls/s"
+        in_flight = f"{summary['in_flight_average']:.1f} in flight on average"
+        print(f"  Time = {summary['time_s']:.3f} s, {rate}, {in_flight}")
+        if summary["latency_ms"]:
+            latencies = [f"{name} {value:.1f}" for name, value in summary["latency_ms"].items()]
+            print("  latency in ms:", ", ".join(latencies))
+        if summary["failed"]:
+            failed = [f"{count} {kind}" for kind, count in summary["failed"].items()]
+            print("  failed:", ", ".join(failed))
+    if measurements:
+        print("calls in flight over time:", *timeline(measurements), sep="\n")
+
+
+def print_json(measurements: list[Measurement]) -> None:
+    """Print one JSON object: the summaries by setting, and the versions of the software.
+
+    The latencies of the single calls are left out when there are more than 10,000.
+    """
+    settings = {measurement.setting: measurement.summary() for measurement in measurements}
+    if sum(len(measurement.results) for measurement in measurements) > 10_000:
+        for summary in settings.values():
+            del summary["latencies_ms"]
+    versions = {name: version(name) for name in ("httpx", "httpcore", "h2", "anyio", "sniffio")}
+    versions["python"] = platform.python_version()
+    print(json.dumps({"settings": settings, "versions": versions}))
+
+
+def timeline(measurements: list[Measurement]) -> list[str]:
+    """Return a row of bars for each setting, in which height is the number of calls in flight.
+
+    All rows have the same scale, and the last line is their common time axis.
+    """
+    label_width = max(len(measurement.setting) for measurement in measurements) + 1
+    columns = TIMELINE_WIDTH - label_width
+    longest = max(measurement.duration for measurement in measurements)
+    rows = [in_flight_by_column(each, longest / columns, columns) for each in measurements]
+    peak = max(max(row) for row in rows) or 1.0
+    lines = []
+    for measurement, row in zip(measurements, rows, strict=True):
+        bars = "".join(BARS[math.ceil(in_flight / peak * 8)] for in_flight in row)
+        lines.append(f"{measurement.setting:{label_width}}{bars.rstrip()}")
+    lines.append(f"{'':{label_width}}0 s{longest:{columns - 5}.2f} s")
     return lines
 
 
-def in_flight(timing: Timing, step: float, width: int) -> list[float]:
-    """Return the average number of calls in flight in each of width steps of so many seconds."""
-    row = [0.0] * width
-    for each in timing.ended:
-        sent, end = (each.sent - timing.start) / step, (each.end - timing.start) / step
-        for column in range(int(sent), min(width, math.ceil(end))):
-            row[column] += min(end, column + 1) - max(sent, column)
-    return row
+def in_flight_by_column(measurement: Measurement, width: float, columns: int) -> list[float]:
+    """Return the average number of calls in flight in each column, which is width seconds wide."""
+    averages = [0.0] * columns
+    for result in measurement.results:
+        begin = (result.sent - measurement.started) / width
+        end = (result.completed - measurement.started) / width
+        for column in range(int(begin), min(columns, math.ceil(end))):
+            averages[column] += min(end, column + 1) - max(begin, column)
+    return averages
 
 
-class Connections:
-    """As many clients as it takes for so many calls at once, of one HTTP/2 connection each."""
-
-    def __init__(self, in_flight: int) -> None:
-        self.clients = [open_client() for _ in range(math.ceil(in_flight / CONNECTION))]
-        self.full: list[httpx.AsyncClient] = []
-        self.failed = False
-        self.free = asyncio.Queue[int]()
-        for slot in range(in_flight):
-            self.free.put_nowait(slot // CONNECTION)
-
-    async def timed(self, number: int, patience: float, due: float) -> Ended:
-        """Call helloJson once there is a free slot, and check the answer."""
-        slot = await self.free.get()
-        client = self.clients[slot]
-        person = {"name": "John", "surname": f"Doe {number}"}
-        sent, http_version, failure = time.perf_counter(), "", ""
-        try:
-            answer = await call(client, "POST", "helloJson", patience, json=person)
-            http_version = answer.http_version
-            if message(answer) != f"Hello John Doe {number}":
-                raise CallError("helloJson", "wrong answer", "it is not to this call")
-            if http_version != "HTTP/2":
-                raise CallError("helloJson", "not HTTP/2", f"but {http_version}")
-        except CallError as error:
-            failure = error.kind
-            if not self.failed:  # one is enough to know what to do
-                say(str(error))
-            self.failed = True
-        end = time.perf_counter()
-        if failure == "timeout" and self.clients[slot] is client:
-            # httpx does not tell the sidecar that it gave a call up, which would soon count over
-            # 100 calls here and end the connection. So it takes no more.
-            self.full.append(client)
-            self.clients[slot] = open_client()
-        self.free.put_nowait(slot)
-        return Ended(due, sent, end, failure, http_version)
-
-
-async def measure(timing: Timing, connections: Connections, patience: float) -> None:
-    """Make the calls of one setting and time them."""
-
-    async def one(number: int, due: float) -> None:
-        timing.ended.append(await connections.timed(number, patience, due))
-
-    timing.start = time.perf_counter()
-    try:
-        if timing.setting == "sequential":
-            for number in range(timing.calls):
-                await one(number, time.perf_counter())
-        elif timing.setting == "gather":
-            await asyncio.gather(*[one(number, timing.start) for number in range(timing.calls)])
-        else:
-            calls = [one(number, timing.start) for number in range(timing.calls)]
-            for task in [asyncio.create_task(each) for each in calls]:
-                await task
-    finally:
-        timing.end = time.perf_counter()
-
-
-async def run(options: argparse.Namespace, timings: list[Timing]) -> None:
-    """Warm up, then measure each setting; what is measured is in timings even if interrupted."""
-    connections = Connections(options.c)
-    reporter = asyncio.create_task(report_progress(timings))
-    try:
-        say(f"waiting for the first answer on {len(connections.clients)} connection(s)")
-        person = {"name": "John", "surname": "Doe"}
-        calls = [call(c, "POST", "helloJson", WARM_UP, json=person) for c in connections.clients]
-        for answer in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(answer, CallError) and answer.kind == "timeout":
-                raise answer  # nobody is there; what else can fail is counted below
-        for setting in SETTINGS if options.setting == "all" else [options.setting]:
-            timings.append(Timing(setting, options.n))
-            await measure(timings[-1], connections, options.t)
-    finally:
-        reporter.cancel()
-        for client in connections.clients + connections.full:
-            await client.aclose()
-
-
-async def report_progress(timings: list[Timing]) -> None:
-    while True:
-        await asyncio.sleep(5)
-        if timings:
-            now, timing = time.perf_counter(), timings[-1]
-            done = f"{len(timing.ended)} of {timing.calls} calls"
-            say(f"{timing.setting}: {done} after {now - timing.start:.0f} s")
-
-
-def say(text: str) -> None:
-    print(f"timed-client.py: {text}", file=sys.stderr)
-
-
-def show(timings: list[Timing]) -> None:
-    """Print the figures of each setting, then the picture."""
-    for timing in timings:
-        got = timing.figures()
-        versions = " and ".join(got["http_versions"]) or "no HTTP version"
-        print(f"{timing.setting}: {got['ok']}/{got['calls']} ok, {versions}")
-        rates = f"{got['calls_per_s']:.1f} calls/s, {got['overlap']:.1f} at once on average"
-        print(f"  Time = {got['time_s']:.3f} s, {rates}")
-        print("  latency in ms:", *(f"{name} {ms:.1f}" for name, ms in got["latency_ms"].items()))
-        if got["failed"]:
-            print("  failed:", ", ".join(f"{n} {kind}" for kind, n in got["failed"].items()))
-    if timings:
-        print("calls in flight:", *picture(timings), sep="\n")
-
-
-def as_json(timings: list[Timing]) -> str:
-    """Return one JSON object: figures by setting, versions, and latencies unless over 10,000."""
-    settings = {timing.setting: timing.figures() for timing in timings}
-    if sum(len(timing.ended) for timing in timings) > 10_000:
-        for figures in settings.values():
-            del figures["latencies_ms"]
-    versions = {name: version(name) for name in ("httpx", "httpcore", "h2", "anyio", "sniffio")}
-    versions["python"] = platform.python_version()
-    return json.dumps({"settings": settings, "versions": versions})
-
-
-def words() -> argparse.Namespace:
-    """Return the options; end the process with status 2 and one line if they are wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.error = partial(fail, 2)  # type: ignore[method-assign]
-    parser.add_argument("-n", type=int, default=10, metavar="CALLS", help="in each setting (10)")
-    parser.add_argument("-c", type=int, metavar="IN_FLIGHT", help="at most, at once (all)")
-    parser.add_argument("-t", type=float, default=PATIENCE, metavar="SECONDS_PER_CALL")
-    parser.add_argument("--setting", choices=[*SETTINGS, "all"], default="all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Time calls of async-server in three settings: sequential awaits each call "
+        "before the next one starts, gather awaits all together, tasks starts each as a task.",
+        epilog="Latency is measured from the moment a call is due, and therefore includes the time "
+        "spent waiting for a free slot. The timeout begins when the call is sent.",
+    )
+    parser.add_argument(
+        "-n",
+        "--calls",
+        type=positive_integer,
+        default=10,
+        help="the number of calls in each setting (default: 10)",
+    )
+    parser.add_argument(
+        "-c",
+        "--concurrency",
+        type=positive_integer,
+        help="how many calls may be in flight at once (default: all of them)",
+    )
+    parser.add_argument(
+        "-t",
+        "--timeout",
+        type=positive_seconds,
+        default=30.0,
+        help="the seconds after which a call has failed (default: 30)",
+    )
+    parser.add_argument(
+        "--setting",
+        choices=[*SETTINGS, "all"],
+        default="all",
+        help="the setting to measure (default: all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as a JSON object")
     options = parser.parse_args()
-    options.c = options.n if options.c is None else min(options.c, options.n)
-    if options.n < 1 or options.c < 1 or not 0 < options.t < math.inf:
-        parser.error("CALLS, IN_FLIGHT and SECONDS_PER_CALL must be more than 0")
+    options.concurrency = min(options.concurrency or options.calls, options.calls)
     return options
 
 
-if __name__ == "__main__":
-    options, timings, interrupted = words(), list[Timing](), False
+def positive_integer(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+def positive_seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+
+
+def main() -> int:
+    """Return the exit status: 1 if a call failed, 130 after Ctrl-C."""
+    options = parse_args()
+    measurements: list[Measurement] = []
+    status = 0
     try:
-        asyncio.run(run(options, timings))
+        asyncio.run(run(options, measurements))
+    except (CallError, SidecarError) as error:
+        sys.exit(f"timed-client.py: {error}")
     except KeyboardInterrupt:
-        interrupted = True
-    except CallError as error:
-        fail(1, f"warm-up: {error}")
-    print(as_json(timings)) if options.json else show(timings)
-    failed = any(each.failure for timing in timings for each in timing.ended)
-    sys.exit(130 if interrupted else int(failed))
+        status = 128 + signal.SIGINT
+    if options.json:
+        print_json(measurements)
+    else:
+        print_report(measurements)
+    if not status and any(measurement.failures for measurement in measurements):
+        status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,6 +26,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support.http2 import async_http2_client
 from support.kar import EMBEDDED_KAR, Kar
 from support.processes import ROOT, Process, Processes, free_port
 
@@ -151,30 +152,32 @@ def timed_client_against_bare_loop() -> dict[str, Figures]:
     spent = {"timed_client": 0.0, "bare_loop": 0.0}
 
     async def measure() -> None:
-        connections = timed.Connections(1)
-        (client,) = connections.clients
+        async with timed.ClientPool(1) as pool, async_http2_client(base_url) as client:
 
-        async def timed_client() -> None:
-            await timed.measure(timed.Timing("sequential", 100), connections, 30.0)
+            async def timed_client() -> None:
+                await timed.measure(timed.Measurement("sequential", 100), pool, 30.0)
 
-        async def bare_loop() -> None:
-            for number in range(100):
-                person = {"name": "John", "surname": f"Doe {number}"}
-                answer = await client.post("helloJson", json=person)
-                assert answer.json()["message"] == f"Hello John Doe {number}"
+            async def bare_loop() -> None:
+                for number in range(100):
+                    person = {"name": "John", "surname": f"Doe {number}"}
+                    async with asyncio.timeout(30):
+                        answer = await client.post("helloJson", json=person)
+                    assert answer.json()["message"] == f"Hello John Doe {number}"
 
-        await bare_loop()
-        for _ in range(15):
-            for way in (timed_client, bare_loop, bare_loop, timed_client):
-                start = time.process_time()
-                await way()
-                spent[way.__name__] += time.process_time() - start
-        await client.aclose()
+            await bare_loop()
+            await timed_client()
+            for _ in range(15):
+                for way in (timed_client, bare_loop, bare_loop, timed_client):
+                    start = time.process_time()
+                    await way()
+                    spent[way.__name__] += time.process_time() - start
 
     with processes() as started:
         kar = Kar(EMBEDDED_KAR, started)
         kar.start_server()
-        os.environ["KAR_RUNTIME_PORT"] = kar.start_sidecar().url.rpartition(":")[2]
+        sidecar = kar.start_sidecar()
+        base_url = sidecar.service_url("async-server")
+        os.environ["KAR_RUNTIME_PORT"] = str(sidecar.port)
         asyncio.run(measure())
         del os.environ["KAR_RUNTIME_PORT"]
     return {name: {"cpu_ms": seconds / 3000 * 1000} for name, seconds in spent.items()}

@@ -1,106 +1,103 @@
-"""client.py where something fails: one line on standard error, and its exit status."""
+"""client.py where something fails: one line that says what and why, and its exit status."""
 
-import asyncio
 import signal
-import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from support.client_helpers import TRANSCRIPT, answering, fake, one_line
 from support.kar import Kar
-from support.processes import Processes, free_port, wait_until
+from support.processes import Process, Processes, free_port, wait_until
 
-import client
+StartFakeSidecar = Callable[..., Any]
 
 
-@pytest.mark.parametrize("port", [None, "", "x", "0", "65536"])
-def test_without_a_sidecars_port_it_says_how_to_start(
-    processes: Processes, port: str | None
-) -> None:
-    environment = {} if port is None else {"KAR_RUNTIME_PORT": port}
-    line = one_line(processes.start(sys.executable, "client.py", **environment), 2)
+def run_client(processes: Processes, port: int) -> Process:
+    return processes.start("python", "client.py", KAR_RUNTIME_PORT=str(port))
+
+
+def error_line(process: Process, status: int = 1) -> str:
+    """Return the only line on standard error of a client that exits with the status."""
+    assert process.wait() == status
+    lines = process.stderr_lines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("port", ["", "x", "0", "65536"])
+def test_invalid_sidecar_port(processes: Processes, port: str) -> None:
+    line = error_line(processes.start("python", "client.py", KAR_RUNTIME_PORT=port))
+    assert line.startswith(f"client.py: KAR_RUNTIME_PORT is {port!r}")
+    assert "kar run -h2c -app hello-async python client.py" in line
+
+
+def test_missing_sidecar_port(processes: Processes) -> None:
+    line = error_line(processes.start("python", "client.py"))
     assert "KAR_RUNTIME_PORT" in line
     assert "kar run" in line
 
 
 def test_no_sidecar(processes: Processes) -> None:
-    environment = {"KAR_RUNTIME_PORT": str(free_port())}
-    line = one_line(processes.start(sys.executable, "client.py", **environment), 1)
-    assert line.startswith("client.py: helloText: connection; ")
+    port = free_port()
+    line = error_line(run_client(processes, port))
+    assert line.startswith("client.py: helloText: no connection to the sidecar at ")
+    assert f":{port}/" in line
+    assert line.endswith("Is kar still running?")
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "problem"),
+    ("options", "reason"),
     [
-        ("status 404", "helloText: status 404; "),
-        ("status 503", "helloText: status 503; "),
-        ("status 302", "helloText: status 302; "),
-        ("dies", "helloText: connection; "),
-        ("answer no JSON", "helloJson: wrong answer; "),
-        ('answer {"no": 1}', "helloJson: wrong answer; "),
-        ("answer []", "helloJson: wrong answer; "),
+        (["--status", "503", "--body", "Out of order"], "helloText: status 503, Out of order. "),
+        (["--status", "404", "--body", '{"detail": "Not Found"}'], ": status 404, Not Found. "),
+        (["--status", "302"], "helloText: status 302, with an empty body. "),
+        (["--status", "422", "--body", "[1]"], "helloText: status 422, [1]. "),
+        (["--exit"], "helloText: no connection to the sidecar at "),
+        (["--body", "no JSON"], "helloJson: the response has no message: 'no JSON'. "),
+        (["--body", '{"no": 1}'], "helloJson: the response has no message: "),
+        (["--body", "[]"], "helloJson: the response has no message: '[]'. "),
     ],
 )
-def test_a_bad_answer(processes: Processes, behaviour: str, problem: str) -> None:
-    _, port = fake(processes, behaviour)
-    process = processes.start(sys.executable, "client.py", KAR_RUNTIME_PORT=port)
-    assert one_line(process, 1).startswith(f"client.py: {problem}")
+def test_unusable_response(
+    processes: Processes,
+    start_fake_sidecar: StartFakeSidecar,
+    options: list[str],
+    reason: str,
+) -> None:
+    sidecar = start_fake_sidecar(*options)
+    assert reason in error_line(run_client(processes, sidecar.port))
 
 
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 99])
-def test_what_is_there_speaks_no_http2(processes: Processes, data: bytes) -> None:
-    with answering(data) as port:
-        process = processes.start(sys.executable, "client.py", KAR_RUNTIME_PORT=port)
-        assert one_line(process, 1).startswith("client.py: helloText: connection; ")
+def test_peer_without_http2(
+    processes: Processes, start_raw_peer: Callable[[bytes], int], data: bytes
+) -> None:
+    line = error_line(run_client(processes, start_raw_peer(data)))
+    assert line.startswith("client.py: helloText: no connection to the sidecar at ")
 
 
-def test_no_answer_in_time(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert client.PATIENCE == 30
-    _, port = fake(processes, "slow 50")
-    monkeypatch.setenv("KAR_RUNTIME_PORT", port)
-
-    async def main() -> None:
-        async with client.open_client() as sidecar:
-            await client.call(sidecar, "GET", "health", patience=0.2)
-
-    with pytest.raises(client.CallError, match=r"health: timeout; no answer in 0.2 s: ") as error:
-        asyncio.run(main())
-    assert error.value.kind == "timeout"
-
-
-def test_a_proxy_in_the_environment_is_not_asked(processes: Processes) -> None:
-    _, port = fake(processes, "well")
+def test_proxy_in_the_environment(
+    processes: Processes, start_fake_sidecar: StartFakeSidecar
+) -> None:
+    sidecar = start_fake_sidecar()
     proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
-    process = processes.start(sys.executable, "client.py", KAR_RUNTIME_PORT=port, **proxies)
-    assert process.wait() == 0
+    port = str(sidecar.port)
+    client = processes.start("python", "client.py", KAR_RUNTIME_PORT=port, **proxies)
+    assert client.wait() == 0
 
 
-def test_a_sidecar_killed_in_mid_call(kar: Kar) -> None:
-    """The client is started without kar, which would hide what it prints."""
-    kar.start_server(HELLO_DELAY="50")
-    address = kar.start_sidecar().url
-    sidecar = kar.processes.started[-1]
-    port = address.rpartition(":")[2]
-    process = kar.processes.start(sys.executable, "client.py", KAR_RUNTIME_PORT=port)
-    kar.processes.started[-3].wait_for_line("HTTP version: 2")
-    child = sidecar.child()
-    sidecar.kill()
-    wait_until(lambda: process.is_running() is False, "the client's end", 1)
-    assert one_line(process, 1).startswith("client.py: helloText: connection; ")
-    child.send_signal(signal.SIGKILL)
+def test_interrupt(processes: Processes, start_fake_sidecar: StartFakeSidecar) -> None:
+    sidecar = start_fake_sidecar("--after", "1", "--delay", "1000")
+    client = run_client(processes, sidecar.port)
+    client.wait_for_line("Hello John Doe")
+    client.send_signal(signal.SIGINT)
+    assert client.wait() == 130
+    assert client.stderr_lines() == []
 
 
-@pytest.mark.parametrize("moment", ["before", "during", "between"])
-def test_a_server_killed_and_started_again(kar: Kar, moment: str) -> None:
-    server = kar.start_server(HELLO_DELAY="2" if moment == "during" else "0.5").process
-    if moment == "before":
-        server.kill_with_child()
-    process = kar.run("-h2c", "python", "client.py")
-    if moment == "during":
-        server.wait_for_line("HTTP version: 2")
-        server.kill_with_child()
-    elif moment == "between":
-        process.wait_for_line('"Hello John Doe"')
-        server.kill_with_child()
-    kar.start_server(HELLO_DELAY="0")
-    assert process.wait() == 0
-    assert process.stdout_lines() == TRANSCRIPT
+def test_sidecar_killed_during_a_call(kar: Kar) -> None:
+    server = kar.start_server(HELLO_DELAY="50")
+    sidecar = kar.start_sidecar()
+    client = run_client(kar.processes, sidecar.port)
+    wait_until(lambda: server.greetings() == 1, "the call")
+    sidecar.process.kill()
+    assert "helloText: no connection to the sidecar at " in error_line(client)
