@@ -268,12 +268,10 @@ def listen() -> socket.socket:
     try:
         return socket.create_server((host, port))
     except OSError as error:
-        remedy = "Check KAR_APP_HOST"
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            remedy = "Choose another port with kar run -app_port"
-        raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {error.strerror}. {remedy}"
-        ) from error
+        reason = f"{error}. Check KAR_APP_HOST and kar run -app_port"
+        if error.errno == errno.EADDRINUSE:
+            reason = "the port is in use. Choose another one with kar run -app_port"
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def main() -> None:

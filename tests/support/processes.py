@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -37,10 +38,15 @@ def wait_until(condition: Callable[[], object], description: str, timeout: float
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port on which nothing listens at the moment.
+
+    The system takes the local ports of outgoing connections from 32768 up (Linux) or from 49152 up
+    (macOS), so a port below stays free until the test uses it.
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def accepts_connections(port: int) -> bool:

@@ -79,7 +79,7 @@ def test_two_servers_and_two_clients_in_any_order(kar: Kar, seed: int) -> None:
 def test_second_server_on_the_same_port(kar: Kar) -> None:
     first = kar.start_server()
     second = kar.run(*SERVER, KAR_APP_PORT=str(first.port))
-    second.wait_for_line("choose another port with kar run -app_port".capitalize())
+    second.wait_for_line("the port is in use. Choose another one with kar run -app_port")
     assert second.wait() == 1
 
 
