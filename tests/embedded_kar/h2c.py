@@ -1,8 +1,7 @@
-"""An HTTP/2 connection without TLS to a service, for many requests at once.
+"""A client's HTTP/2 connection without TLS, for many requests at once.
 
-httpx has one too, but not for a sidecar: it takes more of the processor than all the rest of a
-call, stalls when the bodies of requests fill the flow-control window, and does not tell the service
-when a request is given up.
+httpx has one too, but through it a sidecar makes half as many calls a second, large request bodies
+stall next to each other, and the service is not told when a request is given up.
 """
 
 import asyncio
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
@@ -21,130 +21,159 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
+from h2.settings import SettingCodes
 
-# h2 remembers the last closed streams of each connection, by default 65,536: megabytes.
-H2Connection.MAX_CLOSED_STREAMS = 1000
-
-WINDOW = 2**24  # bytes of answers on their way, for a stream and for the connection
+WINDOW = 2**24  # bytes of responses on their way, for each stream and for the connection
+MAX_STREAMS = 100  # requests at once, unless the service allows fewer
 
 Headers = list[tuple[bytes, bytes]]
 
 
+class H2cError(Exception):
+    """A request got no response: its connection or its stream broke."""
+
+
+class NotProcessedError(H2cError):
+    """The service says that it has not begun with the request, which can be sent again."""
+
+
+class InvalidRequestError(H2cError):
+    """HTTP/2 does not allow the request."""
+
+
+class ResponseTooLargeError(H2cError):
+    """The body of the response is larger than the limit."""
+
+
 @dataclass
 class Stream:
-    """A request in flight."""
+    """A request in flight; finished gets its result."""
 
-    ended: asyncio.Future[None]
-    unsent: bytes
+    finished: asyncio.Future[None]
+    unsent: memoryview
+    max_body: int
     headers: Headers = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
+
+    def fail(self, error: H2cError) -> None:
+        if not self.finished.done():
+            self.finished.set_exception(error)
 
 
 class H2cConnection(asyncio.Protocol):
     """A connection, to be made with an event loop's create_connection()."""
 
     def __init__(self) -> None:
-        config = H2Configuration(
-            client_side=True,
-            header_encoding=None,
-            # The caller's headers have been through this check, and it costs as much as the rest.
-            validate_outbound_headers=False,
-            normalize_outbound_headers=False,
-        )
-        self.h2 = H2Connection(config)
-        self.h2.local_settings = Settings(
-            client=True,
-            initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: WINDOW},
-        )
-        self.streams: dict[int, Stream] = {}
-        self.usable = True
+        self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self._streams: dict[int, Stream] = {}
+        self._usable = True
 
+    @property
     def has_room(self) -> bool:
-        """Return whether one more request can be made now."""
-        limit = min(100, self.h2.remote_settings.max_concurrent_streams)
-        return self.usable and len(self.streams) < limit
+        """Whether one more request can be sent now."""
+        limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
+        return self._usable and len(self._streams) < limit
 
-    async def request(self, headers: Headers, body: bytes) -> tuple[Headers, bytes]:
-        """Make a request and return the answer's headers, with :status, and body.
+    @property
+    def is_finished(self) -> bool:
+        """Whether the connection takes no more requests and has none in flight."""
+        return not self._usable and not self._streams
 
-        Raise ConnectionError if the service or its connection ends before the answer does.
+    def abort(self) -> None:
+        """Close the connection; requests in flight raise H2cError."""
+        self._transport.abort()
+
+    async def request(self, headers: Headers, body: bytes, max_body: int) -> tuple[Headers, bytes]:
+        """Send a request and return the headers of its response, with :status, and the body.
+
+        Raises H2cError, and its subclass ResponseTooLargeError for a body over max_body bytes.
         """
         try:
-            stream_id = self.h2.get_next_available_stream_id()
-            self.h2.send_headers(stream_id, headers, end_stream=not body)
+            stream_id = self._h2.get_next_available_stream_id()
+            self._h2.send_headers(stream_id, headers, end_stream=not body)
         except ProtocolError as error:
-            self.usable = False
-            raise ConnectionError from error
-        stream = Stream(asyncio.get_running_loop().create_future(), body)
-        self.streams[stream_id] = stream
+            self._usable = False  # h2 may count the stream as open
+            raise InvalidRequestError(str(error)) from error
+        finished = asyncio.get_running_loop().create_future()
+        stream = Stream(finished, memoryview(body), max_body)
+        self._streams[stream_id] = stream
         try:
             self._send_body(stream_id, stream)
             self._flush()
-            await stream.ended
-        finally:
-            del self.streams[stream_id]
-            if stream.ended.cancelled() and self.usable:
-                self.h2.reset_stream(stream_id)
+            await finished
+        except (asyncio.CancelledError, ResponseTooLargeError):
+            if self._usable:
+                self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
                 self._flush()
+            raise
+        finally:
+            del self._streams[stream_id]
         return stream.headers, bytes(stream.body)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.h2.initiate_connection()
-        self.h2.increment_flow_control_window(WINDOW)
+        self._transport = transport
+        self._h2.initiate_connection()
+        self._h2.update_settings(
+            {SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}
+        )
+        self._h2.increment_flow_control_window(WINDOW)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
         try:
-            for event in self.h2.receive_data(data):
+            for event in self._h2.receive_data(data):
                 self._handle(event)
         except ProtocolError:
-            self.transport.close()
+            self._usable = False
+            self._transport.close()
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.usable = False
-        self._fail(0)
+        self._usable = False
+        for stream in self._streams.values():
+            stream.fail(H2cError("the connection was closed"))
 
     def _handle(self, event: Event) -> None:
-        stream = self.streams.get(getattr(event, "stream_id", None) or 0)
         match event:
-            case ResponseReceived(headers=headers) if stream:
-                stream.headers = list(headers)
-            case DataReceived(data=data, flow_controlled_length=length, stream_id=stream_id):
-                self.h2.acknowledge_received_data(length, stream_id)
-                if stream:
+            case ResponseReceived(stream_id=stream_id, headers=headers):
+                if stream := self._streams.get(stream_id):
+                    stream.headers = headers
+            case DataReceived(stream_id=stream_id, data=data, flow_controlled_length=length):
+                self._h2.acknowledge_received_data(length, stream_id)
+                if stream := self._streams.get(stream_id):
                     stream.body += data
-            case StreamEnded() if stream and not stream.ended.done():
-                stream.ended.set_result(None)
-            case StreamReset() if stream and not stream.ended.done():
-                stream.ended.set_exception(ConnectionResetError())
+                    if len(stream.body) > stream.max_body:
+                        stream.fail(ResponseTooLargeError())
+            case StreamEnded(stream_id=stream_id):
+                stream = self._streams.get(stream_id)
+                if stream and not stream.finished.done():
+                    stream.finished.set_result(None)
+            case StreamReset(stream_id=stream_id, error_code=code):
+                if stream := self._streams.get(stream_id):
+                    refused = code in (ErrorCodes.REFUSED_STREAM, ErrorCodes.PROTOCOL_ERROR)
+                    failure = NotProcessedError if refused else H2cError
+                    stream.fail(failure(f"the stream was reset with code {code}"))
             case WindowUpdated() | RemoteSettingsChanged():
-                for stream_id, each in self.streams.items():
-                    self._send_body(stream_id, each)
-            case ConnectionTerminated(last_stream_id=last):
-                self.usable = False
-                self._fail(last or 0)
+                for stream_id, stream in self._streams.items():
+                    self._send_body(stream_id, stream)
+            case ConnectionTerminated(last_stream_id=last_stream_id):
+                self._usable = False
+                for stream_id, stream in self._streams.items():
+                    if stream_id > (last_stream_id or 0):
+                        stream.fail(NotProcessedError("GOAWAY"))
 
     def _send_body(self, stream_id: int, stream: Stream) -> None:
-        """Send as much of a request's body as the window takes."""
-        while stream.unsent:
-            size = min(
-                self.h2.local_flow_control_window(stream_id), self.h2.max_outbound_frame_size
-            )
+        """Send as much of a request's body as the service has room for."""
+        while stream.unsent and not stream.finished.done():
+            window = self._h2.local_flow_control_window(stream_id)
+            size = min(window, self._h2.max_outbound_frame_size)
             if size <= 0:
                 return
-            data, stream.unsent = stream.unsent[:size], stream.unsent[size:]
-            self.h2.send_data(stream_id, data, end_stream=not stream.unsent)
-
-    def _fail(self, above: int) -> None:
-        """End the requests of streams above an id: they will get no answer."""
-        for stream_id, stream in self.streams.items():
-            if stream_id > above and not stream.ended.done():
-                stream.ended.set_exception(ConnectionResetError())
+            data = bytes(stream.unsent[:size])
+            stream.unsent = stream.unsent[size:]
+            self._h2.send_data(stream_id, data, end_stream=not stream.unsent)
 
     def _flush(self) -> None:
-        if data := self.h2.data_to_send():
-            self.transport.write(data)
+        if data := self._h2.data_to_send():
+            self._transport.write(data)

@@ -142,8 +142,7 @@ def test_rest_calls_a_service(kar: Kar) -> None:
     assert wrong.stderr_lines()[1].startswith('[STDERR] {"detail":')
 
 
-@pytest.mark.embedded_only
-def test_rest_says_what_it_needs(kar: Kar) -> None:
-    process = rest(kar, "get", "async-server")
-    assert process.wait() == 2
-    assert process.stderr_lines()[0] == "kar rest needs METHOD SERVICE PATH"
+@pytest.mark.parametrize("arguments", [[], ["get", "async-server"], ["a", "b", "c", "d", "e"]])
+def test_rest_with_wrong_number_of_arguments(kar: Kar, arguments: list[str]) -> None:
+    message = f"rest expects either three or four arguments; got {len(arguments)}"
+    assert fatal(kar.rest(*arguments)) == message

@@ -78,6 +78,8 @@ def content_of(case: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
 def test_recorded_case(echo: Echo, case: dict[str, Any], http2: bool) -> None:
     request, expected = case["request"], case["response"]
+    if case["name"] == "headers" and echo.h2c and not http2:
+        pytest.skip("KAR cannot pass Connection: close on over HTTP/2")
     answer = echo.ask(request["method"], request["path"], http2, **content_of(case))
     assert answer.status_code == expected["status"]
     assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
@@ -105,11 +107,11 @@ def test_equal_headers_all_arrive(echo: Echo) -> None:
     assert [value for name, value in saw["all_headers"] if name == "x-a"] == ["1", "2"]
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 def test_all_methods_call(echo: Echo, method: str) -> None:
     answer = echo.call(method, "/a", content=b"x" if method in ("POST", "DELETE") else b"")
     assert answer.status_code == 200
-    assert method == "HEAD" or answer.json()["method"] == method
+    assert answer.json()["method"] == method
 
 
 @pytest.mark.parametrize(
@@ -163,23 +165,23 @@ def test_a_redirect_may_keep_method_and_body(echo: Echo, status: int) -> None:
 
 
 @pytest.mark.embedded_only
-@pytest.mark.parametrize("host", ["http://192.0.2.1", "https://192.0.2.1:1", "//192.0.2.1"])
-def test_a_redirect_never_leaves_the_service(echo: Echo, host: str) -> None:
-    saw = echo.told(status=302, headers={"location": f"{host}/elsewhere"}).json()
-    assert (saw["path"], saw["headers"]["host"]) == ("/elsewhere", f"127.0.0.1:{echo.port}")
+@pytest.mark.parametrize("host", ["http://127.0.0.1:1", "https://127.0.0.1:1", "//127.0.0.1:1"])
+def test_a_redirect_to_another_port_is_refused(echo: Echo, host: str) -> None:
+    answer = echo.told(status=302, headers={"location": f"{host}/elsewhere"})
+    assert (answer.status_code, "another server" in answer.text) == (501, True)
 
 
 @pytest.mark.embedded_only
-def test_redirects_in_a_circle_end(echo: Echo) -> None:
+def test_redirects_in_a_circle_are_refused(echo: Echo) -> None:
     answer = echo.told(status=307, headers={"location": "/spec"})
-    assert (answer.status_code, answer.text) == (502, "stopped after 10 redirects")
+    assert (answer.status_code, "more than 9 times" in answer.text) == (501, True)
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "location"),
     [
         ("GET", "/kar/v1/service/echo/call?a=b", 301, "/kar/v1/service/echo/call/?a=b"),
-        ("POST", "/kar/v1/service/echo/call", 308, "/kar/v1/service/echo/call/"),
+        ("POST", "/kar/v1/service/echo/call", 307, "/kar/v1/service/echo/call/"),
         ("GET", "/kar/v1/system/health/", 301, "/kar/v1/system/health"),
         ("GET", "/kar//v1/system/health", 301, "/kar/v1/system/health"),
     ],
@@ -208,16 +210,15 @@ def test_actors_events_and_promises_need_the_real_kar(echo: Echo, path: str) -> 
 
 
 @pytest.mark.embedded_only
-@pytest.mark.parametrize("pragma", ["async", "promise", "Async"])
+@pytest.mark.parametrize("pragma", ["promise", "Promise"])
 def test_calls_without_an_answer_need_the_real_kar(echo: Echo, pragma: str) -> None:
     answer = echo.call("POST", "/", headers={"pragma": pragma})
     assert answer.status_code == 501
     assert "real KAR" in answer.text
 
 
-@pytest.mark.embedded_only
-def test_a_body_may_have_1_mib(echo: Echo) -> None:
-    content = b"x" * 1024 * 1024
+def test_a_body_that_does_not_fit_in_a_kafka_message(echo: Echo) -> None:
+    content = b"x" * 999_000
     assert echo.call("POST", "/", content=content).json()["body"] == content.decode()
-    answer = echo.call("POST", "/", content=content + b"x")
+    answer = echo.call("POST", "/", content=b"x" * 1_000_000)
     assert (answer.status_code, answer.text) == (500, TOO_LARGE)
