@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import sys
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -30,18 +29,18 @@ async def main() -> None:
 
 
 def print_lines(*lines: str) -> None:
-    # Standard output is a pipe to kar, and Python would keep the lines until the pipe is full.
+    # Standard output is a pipe to kar, which Python buffers. Flush to show each line at once.
     print(*lines, sep="\n", flush=True)
 
 
 class SidecarClient:
-    """Calls one service through the sidecar of this process, over one HTTP/2 connection.
+    """Calls one service through the sidecar of this process.
 
-    Up to 100 calls can be in flight at once. Further calls wait until others have completed.
+    The calls share one HTTP/2 connection, on which up to 100 can be in flight. Further calls wait.
     """
 
     def __init__(self, service: str) -> None:
-        """Raise SidecarError if KAR_RUNTIME_PORT is not the port of a sidecar."""
+        """Raise ConfigurationError if KAR_RUNTIME_PORT is not the port of a sidecar."""
         self._base_url = f"http://127.0.0.1:{sidecar_port()}/kar/v1/service/{service}/call"
         self._client = self._open_client()
         self._calls_in_flight = {self._client: 0}
@@ -49,16 +48,10 @@ class SidecarClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception_info: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; call this only when no calls are in flight."""
         for client in self._calls_in_flight:
             await client.aclose()
 
@@ -69,26 +62,29 @@ class SidecarClient:
         *,
         json: Any = None,
         content: str | bytes | None = None,
+        headers: dict[str, str] | None = None,
         timeout: float = 30.0,
     ) -> httpx.Response:
         """Call a path of the service and return its response, which has a 2xx status.
 
-        The timeout covers the whole call, in seconds. The default is long enough for KAR to repeat
-        a call on another host: in a test, 19 seconds passed before KAR did so.
+        The timeout is in seconds, and includes the time in which the call waits for others. The
+        default lets KAR repeat the call on another host, which took 19 seconds in a test.
 
-        Raises CallError if no response arrives in time, or one with another status.
+        Raises CallError on a timeout, a failed connection, or a status that is not 2xx.
         """
         client = self._client
         self._calls_in_flight[client] += 1
         deadline = asyncio.timeout(timeout)
         try:
             async with deadline:
-                response = await client.request(method, path, json=json, content=content)
+                response = await client.request(
+                    method, path, json=json, content=content, headers=headers
+                )
         except asyncio.CancelledError:
             self._replace_client(client)
             raise
         except Exception as error:
-            # If the deadline expires while httpcore connects, it may raise any other error.
+            # Usually a TimeoutError; httpcore can raise others if it is still connecting.
             if deadline.expired():
                 self._replace_client(client)
                 raise CallError(
@@ -101,7 +97,7 @@ class SidecarClient:
                 raise CallError(
                     path,
                     kind="connection",
-                    reason=f"no connection to the sidecar at {self._base_url} ({error!r})",
+                    reason=f"the connection to the sidecar at {self._base_url} failed ({error!r})",
                     remedy="Is kar still running?",
                 ) from error
             raise
@@ -113,7 +109,8 @@ class SidecarClient:
                 path,
                 kind=f"status {response.status_code}",
                 reason=f"status {response.status_code}, {error_detail(response)}",
-                remedy="The log of the service may say more.",
+                remedy="Correct the call, or see the log of the service.",
+                status_code=response.status_code,
             )
         return response
 
@@ -132,8 +129,8 @@ class SidecarClient:
         )
 
     # Workaround: httpx does not reset the stream of a request that is given up. The connection
-    # counts the stream as open, and after 100 of them each new request fails. So after a timeout,
-    # new calls get a new client, and the old client is closed when its last call has completed.
+    # counts the stream as open, and after 100 of them each new request fails. So after a call that
+    # was given up, new calls get a new client, and the old one is closed after its last call.
     # It can go once https://github.com/encode/httpcore/issues/1022 is fixed.
 
     def _replace_client(self, client: httpx.AsyncClient) -> None:
@@ -147,22 +144,26 @@ class SidecarClient:
             await client.aclose()
 
 
-class SidecarError(Exception):
-    """This process does not know the port of its sidecar."""
+class ConfigurationError(Exception):
+    """An environment variable does not have the value that kar gives it."""
 
 
 class CallError(Exception):
     """A call did not get the expected response.
 
-    kind is a word or two for counting, reason says what happened, remedy what a person can do.
+    kind groups errors in statistics, reason says what happened, and remedy what a person can do.
+    status_code is that of the response, or None if there was no response.
     """
 
-    def __init__(self, path: str, *, kind: str, reason: str, remedy: str) -> None:
+    def __init__(
+        self, path: str, *, kind: str, reason: str, remedy: str, status_code: int | None = None
+    ) -> None:
         super().__init__(f"{path}: {reason}. {remedy}")
         self.path = path
         self.kind = kind
         self.reason = reason
         self.remedy = remedy
+        self.status_code = status_code
 
 
 def sidecar_port() -> int:
@@ -172,7 +173,7 @@ def sidecar_port() -> int:
         if 0 < int(value) < 65536:
             return int(value)
     program = os.path.basename(sys.argv[0])
-    raise SidecarError(
+    raise ConfigurationError(
         f"KAR_RUNTIME_PORT is {value!r}, not a valid port. kar sets it: start this program with "
         f"kar run -h2c -app hello-async python {program}"
     )
@@ -203,7 +204,7 @@ def message_of(response: httpx.Response) -> str:
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (CallError, SidecarError) as error:
+    except (CallError, ConfigurationError) as error:
         sys.exit(f"client.py: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

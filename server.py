@@ -2,8 +2,8 @@
 
     kar run -h2c -app hello-async -service async-server python server.py
 
-The models and the routes come first. Below them is what keeps calls from getting lost: two ASGI
-classes, Hypercorn's configuration, and the shutdown.
+The models and the routes come first. Below them is what keeps calls from getting lost: two classes
+of ASGI middleware, Hypercorn's configuration, and the shutdown.
 """
 
 import asyncio
@@ -41,39 +41,42 @@ class Greeting(BaseModel):
     message: str
 
 
-# What /docs says about the text body, and about the errors that FastAPI cannot know of.
+# For the OpenAPI document: the text body, and the errors that FastAPI does not describe itself.
 TEXT_BODY = {
     "required": True,
     "content": {
         "text/plain": {"schema": {"type": "string", "minLength": 1}, "example": "John Doe"}
     },
 }
-VALIDATION_ERROR = {"$ref": "#/components/schemas/HTTPValidationError"}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The body cannot be read as JSON"},
-    413: {"description": "The body is larger than 64 KiB", "content": {"text/plain": {}}},
-    422: {
-        "description": "The body is missing a name",
-        "content": {"application/json": {"schema": VALIDATION_ERROR}},
+TOO_LARGE = {"description": "The body is larger than 64 KiB", "content": {"text/plain": {}}}
+UNREADABLE = {"description": "The body has a wrong encoding or too deep nesting"}
+INVALID_TEXT = {
+    "description": "Validation Error",
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}
     },
 }
 
 app = FastAPI(
     title="Greeting service",
     description="Greets people over HTTP/2, as an example of a service behind KAR.",
-    max_body_size=64 * 1024,
+    max_body_size=64 * 1024,  # older versions than that of requirements.txt ignore this silently
 )
 
 
-@app.post("/helloJson", responses=ERRORS)
+@app.post("/helloJson", responses={400: UNREADABLE, 413: TOO_LARGE})
 async def hello_json(person: Person, request: Request) -> Greeting:
     await simulate_work(request)
     return Greeting(message=f"Hello {person.name} {person.surname}")
 
 
-@app.post("/helloText", responses=ERRORS, openapi_extra={"requestBody": TEXT_BODY})
+@app.post(
+    "/helloText",
+    responses={413: TOO_LARGE, 422: INVALID_TEXT},
+    openapi_extra={"requestBody": TEXT_BODY},
+)
 async def hello_text(request: Request) -> str:
-    # FastAPI's Body() would parse the text as JSON if the Content-Type says so.
+    # The raw body, because Body() would parse it as JSON if the Content-Type is JSON.
     name = validate_text(await request.body())
     await simulate_work(request)
     return f"Hello {name}"
@@ -93,7 +96,7 @@ async def simulate_work(request: Request) -> None:
 def validate_text(body: bytes) -> str:
     """Return the body as text; raise RequestValidationError if it is blank or not UTF-8."""
     try:
-        return name_adapter.validate_python(body)
+        return name_adapter.validate_python(body)  # Pydantic decodes UTF-8
     except ValidationError as error:
         details = [{**detail, "loc": ("body",)} for detail in error.errors()]
         raise RequestValidationError(details) from error
@@ -101,7 +104,10 @@ def validate_text(body: bytes) -> str:
 
 @app.exception_handler(RequestValidationError)
 async def report_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Respond like FastAPI, but without the input: JSON has no NaN and no lone surrogates."""
+    """Respond like FastAPI, but without the input.
+
+    A NaN or a lone surrogate in the input cannot be encoded, and would turn the 422 into a 500.
+    """
     details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
     return JSONResponse({"detail": details}, status_code=422)
 
@@ -110,9 +116,10 @@ class ReadRequestBeforeResponse:
     """ASGI middleware that reads each request to its end before its response starts.
 
     Hypercorn 0.18 ends the whole connection, with all its requests, when body data arrives for a
-    request that already has its response, such as a 404 or a 413. It must be the outermost layer:
-    FastAPI sends some responses from outside of app.add_middleware(). It can be removed once
-    https://github.com/pgjones/hypercorn/issues/329 is fixed.
+    request that already has its response, such as a 404 or a 413. What the application has not
+    read by then is dropped. Wrap the whole application in this class: app.add_middleware() would
+    not cover the responses that FastAPI sends from outside of its middleware. It can be removed
+    once https://github.com/pgjones/hypercorn/issues/329 is fixed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -123,41 +130,48 @@ class ReadRequestBeforeResponse:
             await self.app(scope, receive, send)
             return
         more_body = True
+        # A StreamingResponse receives messages while it sends its own.
+        receiving = asyncio.Lock()
 
         async def receive_message() -> Message:
             nonlocal more_body
-            message = await receive()
-            more_body = message.get("more_body", False)
+            async with receiving:
+                message = await receive()
+                more_body = message.get("more_body", False)
             return message
 
         async def send_message(message: Message) -> None:
-            while more_body:
-                await receive_message()
+            nonlocal more_body
+            if more_body:
+                async with receiving:
+                    while more_body:
+                        more_body = (await receive()).get("more_body", False)
             await send(message)
 
         await self.app(scope, receive_message, send_message)
 
 
-class TrackRequests:
-    """ASGI middleware that knows the requests in flight, so that a shutdown can wait for them."""
+class RequestTracker:
+    """ASGI middleware that keeps track of the requests in flight, for a graceful shutdown."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.in_flight: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task = asyncio.current_task()
-        if scope["type"] != "http" or task is None:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        task = asyncio.current_task()
+        assert task is not None  # Hypercorn runs each request in a task of its own
         self.in_flight.add(task)
         try:
             await self.app(scope, receive, send)
         finally:
             self.in_flight.remove(task)
 
-    async def complete(self, timeout: float) -> None:
-        """Wait until no request is in flight; after timeout seconds cancel those that still are."""
+    async def finish_requests(self, timeout: float) -> None:
+        """Wait until no request is in flight; after timeout seconds, cancel those that are."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self.in_flight:
@@ -167,16 +181,18 @@ class TrackRequests:
 
 
 def hypercorn_config(listener: socket.socket) -> Config:
-    """Return a configuration that does not end connections on which a call may be on its way.
+    """Return a configuration with which Hypercorn ends connections as rarely as possible.
 
-    KAR cannot repeat a POST whose connection breaks: the call is lost.
+    If the connection from the sidecar breaks during a request with a body, KAR repeats the request
+    with an empty body, and so the call is lost.
     """
     config = Config()
+    # The socket is open already, so that a port in use is reported before Hypercorn starts.
     config.bind = [f"fd://{listener.detach()}"]
     # The default ends each connection after 1,000 requests.
     config.keep_alive_max_requests = sys.maxsize
-    # The default ends a connection after 5 idle seconds. The value has to be finite, since
-    # Hypercorn keeps the file descriptor of a connection that the client has closed until then.
+    # The default ends a connection after 5 idle seconds. The value has to be finite, because
+    # Hypercorn keeps a connection that its client has closed, with its file descriptor, that long.
     config.keep_alive_timeout = 3600
     return config
 
@@ -184,10 +200,10 @@ def hypercorn_config(listener: socket.socket) -> Config:
 async def serve_until_signal(listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, complete the requests in flight, and return.
 
-    Half a request cannot complete: it is cancelled HELLO_DELAY + 4 seconds after the signal. A
-    second signal terminates the process immediately.
+    Requests that are still in flight HELLO_DELAY + 4 seconds after the signal are cancelled, such
+    as one whose body never arrives. A second signal terminates the process immediately.
     """
-    requests = TrackRequests(ReadRequestBeforeResponse(app))
+    tracker = RequestTracker(ReadRequestBeforeResponse(app))
     signal_received = asyncio.Event()
 
     def handle_signal() -> None:
@@ -199,22 +215,22 @@ async def serve_until_signal(listener: socket.socket) -> None:
         # Hypercorn serves as before until this returns. From then on it would break a connection
         # on which a POST arrives: https://github.com/pgjones/hypercorn/issues/308
         await signal_received.wait()
-        await requests.complete(timeout=hello_delay() + 4)
+        await tracker.finish_requests(timeout=hello_delay() + 4)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, handle_signal)
     kar_watch = asyncio.create_task(exit_with_kar())
     # Hypercorn and Starlette each have their own types for ASGI applications.
-    application = cast(Framework, requests)
+    application = cast(Framework, tracker)
     await serve(application, hypercorn_config(listener), shutdown_trigger=shutdown_trigger)
     kar_watch.cancel()
 
 
 async def exit_with_kar() -> None:
-    """If kar has started this process, kill it as soon as kar has exited.
+    """If kar has started this process, kill this process when kar has exited.
 
-    A kar that crashes leaves its process behind. The process would keep its port, and the next
-    `kar run` would fail.
+    kar kills its process when it exits, but not when it crashes. The process would then keep the
+    port, and the next kar run would fail.
     """
     if "KAR_RUNTIME_PORT" not in os.environ:
         return
@@ -251,9 +267,9 @@ def hello_delay() -> float:
     )
 
 
-def log_greetings() -> None:
+def configure_logging() -> None:
     """Write the messages of greeting_log to standard output, one line each."""
-    # A handler of its own, since Hypercorn's messages would appear twice with one for all loggers.
+    # Only for this logger: a handler of the root logger would print Hypercorn's messages twice.
     greeting_log.addHandler(logging.StreamHandler(sys.stdout))
     greeting_log.setLevel(logging.INFO)
     greeting_log.propagate = False
@@ -262,7 +278,7 @@ def log_greetings() -> None:
 
 
 def listen() -> socket.socket:
-    """Return a socket that listens on KAR_APP_HOST (by default on loopback) and KAR_APP_PORT."""
+    """Return a socket that listens on KAR_APP_HOST, by default 127.0.0.1, and KAR_APP_PORT."""
     host = os.environ.get("KAR_APP_HOST", "127.0.0.1")
     port = app_port()
     try:
@@ -276,13 +292,13 @@ def listen() -> socket.socket:
 
 def main() -> None:
     try:
-        hello_delay()
+        hello_delay()  # an invalid value should fail now, and not in the first request
         listener = listen()
     except ConfigurationError as error:
         sys.exit(f"server.py: {error}")
-    log_greetings()
+    configure_logging()
     asyncio.run(serve_until_signal(listener))
-    # Lines that could not be written would otherwise be reported as an error at exit.
+    # Python would report at exit what could not be written to a full disk or a closed pipe.
     if sys.stdout is not None:
         with contextlib.suppress(OSError):
             sys.stdout.close()

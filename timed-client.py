@@ -1,4 +1,4 @@
-"""Time calls of async-server that are awaited one by one, gathered, or started as tasks.
+"""Time calls to async-server that are awaited one by one, gathered, or started as tasks.
 
     kar run -h2c -app hello-async python timed-client.py
 
@@ -19,10 +19,9 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from types import TracebackType
 from typing import Any, Self
 
-from client import CallError, SidecarClient, SidecarError, message_of
+from client import CallError, ConfigurationError, SidecarClient, message_of
 
 Call = Callable[[int], Coroutine[Any, Any, None]]
 
@@ -47,8 +46,9 @@ async def tasks(call: Call, calls: int) -> None:
 
 SETTINGS = {"sequential": sequential, "gather": gather, "tasks": tasks}
 
-CALLS_PER_CLIENT = 100  # httpx has no more requests in flight on an HTTP/2 connection
-WARM_UP_TIMEOUT = 60.0  # seconds; the real KAR can take 9 for the first call of a process
+CALLS_PER_CLIENT = 100  # httpx allows no more requests in flight on an HTTP/2 connection
+WARM_UP_TIMEOUT = 60.0  # seconds, so that there is time to start the server as well
+MAX_JSON_LATENCIES = 5000  # the real KAR blocks a program that prints a line of 64 KiB
 PROGRESS_INTERVAL = 5.0  # seconds
 TIMELINE_WIDTH = 64  # characters
 BARS = " ▁▂▃▄▅▆▇█"
@@ -56,7 +56,10 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class CallResult:
-    """One call: when it was due, sent and completed, in seconds of time.perf_counter()."""
+    """One call, with times in seconds of time.perf_counter().
+
+    It was due when its coroutine was created, and sent when it had got a free slot.
+    """
 
     due: float
     sent: float
@@ -84,10 +87,7 @@ class Measurement:
         return [result.failure for result in self.results if result.failure]
 
     def summary(self) -> dict[str, Any]:
-        """Return totals, rates and latencies; latencies and calls_per_s are of successful calls.
-
-        Names that end with _s are in seconds, or per second, and names with _ms in milliseconds.
-        """
+        """Return totals, rates and latencies; latencies and calls_per_s are of successful calls."""
         succeeded = [result for result in self.results if not result.failure]
         latencies = [(result.completed - result.due) * 1000 for result in succeeded]
         time_in_flight = sum(result.completed - result.sent for result in self.results)
@@ -135,12 +135,7 @@ class ClientPool:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception_info: object) -> None:
         for client in self.clients:
             await client.close()
 
@@ -170,7 +165,7 @@ async def timed_call(pool: ClientPool, number: int, due: float, timeout: float) 
             raise CallError(
                 "helloJson",
                 kind="unexpected response",
-                reason=f"the response belongs to another call: {response.text[:500]!r}",
+                reason=f"the response has an unexpected message: {response.text[:500]!r}",
                 remedy="Is another program running as async-server?",
             )
     except CallError as error:
@@ -190,7 +185,7 @@ async def measure(measurement: Measurement, pool: ClientPool, timeout: float) ->
         measurement.results.append(result)
 
     def call(number: int) -> Coroutine[Any, Any, None]:
-        # A call is due when its coroutine is made, which can be long before it gets to run.
+        # Not in call_and_record(), which can start long after its coroutine was created.
         return call_and_record(number, due=time.perf_counter())
 
     measurement.started = time.perf_counter()
@@ -251,10 +246,10 @@ def print_report(measurements: list[Measurement]) -> None:
 def print_json(measurements: list[Measurement]) -> None:
     """Print one JSON object: the summaries by setting, and the versions of the software.
 
-    The latencies of the single calls are left out when there are more than 10,000.
+    The latencies of the single calls are left out if there are more than MAX_JSON_LATENCIES.
     """
     settings = {measurement.setting: measurement.summary() for measurement in measurements}
-    if sum(len(measurement.results) for measurement in measurements) > 10_000:
+    if sum(len(measurement.results) for measurement in measurements) > MAX_JSON_LATENCIES:
         for summary in settings.values():
             del summary["latencies_ms"]
     versions = {name: version(name) for name in ("httpx", "httpcore", "h2", "anyio", "sniffio")}
@@ -293,7 +288,7 @@ def in_flight_by_column(measurement: Measurement, width: float, columns: int) ->
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Time calls of async-server in three settings: sequential awaits each call "
+        description="Time calls to async-server in three settings: sequential awaits each call "
         "before the next one starts, gather awaits all together, tasks starts each as a task.",
         epilog="Latency is measured from the moment a call is due, and therefore includes the time "
         "spent waiting for a free slot. The timeout begins when the call is sent.",
@@ -316,7 +311,7 @@ def parse_args() -> argparse.Namespace:
         "--timeout",
         type=positive_seconds,
         default=30.0,
-        help="the seconds after which a call has failed (default: 30)",
+        help="the seconds until a call counts as failed (default: 30)",
     )
     parser.add_argument(
         "--setting",
@@ -351,7 +346,7 @@ def main() -> int:
     status = 0
     try:
         asyncio.run(run(options, measurements))
-    except (CallError, SidecarError) as error:
+    except (CallError, ConfigurationError) as error:
         sys.exit(f"timed-client.py: {error}")
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT

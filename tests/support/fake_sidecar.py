@@ -55,4 +55,5 @@ if __name__ == "__main__":
     config = Config()
     config.bind = [f"127.0.0.1:{options.port}"]
     config.keep_alive_max_requests = sys.maxsize
+    config.graceful_timeout = 0.1
     asyncio.run(serve(cast(Framework, FakeSidecar(options)), config))

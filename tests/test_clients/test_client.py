@@ -39,7 +39,7 @@ def test_missing_sidecar_port(processes: Processes) -> None:
 def test_no_sidecar(processes: Processes) -> None:
     port = free_port()
     line = error_line(run_client(processes, port))
-    assert line.startswith("client.py: helloText: no connection to the sidecar at ")
+    assert line.startswith("client.py: helloText: the connection to the sidecar at ")
     assert f":{port}/" in line
     assert line.endswith("Is kar still running?")
 
@@ -51,7 +51,7 @@ def test_no_sidecar(processes: Processes) -> None:
         (["--status", "404", "--body", '{"detail": "Not Found"}'], ": status 404, Not Found. "),
         (["--status", "302"], "helloText: status 302, with an empty body. "),
         (["--status", "422", "--body", "[1]"], "helloText: status 422, [1]. "),
-        (["--exit"], "helloText: no connection to the sidecar at "),
+        (["--exit"], "helloText: the connection to the sidecar at "),
         (["--body", "no JSON"], "helloJson: the response has no message: 'no JSON'. "),
         (["--body", '{"no": 1}'], "helloJson: the response has no message: "),
         (["--body", "[]"], "helloJson: the response has no message: '[]'. "),
@@ -72,7 +72,7 @@ def test_peer_without_http2(
     processes: Processes, start_raw_peer: Callable[[bytes], int], data: bytes
 ) -> None:
     line = error_line(run_client(processes, start_raw_peer(data)))
-    assert line.startswith("client.py: helloText: no connection to the sidecar at ")
+    assert line.startswith("client.py: helloText: the connection to the sidecar at ")
 
 
 def test_proxy_in_the_environment(
@@ -100,4 +100,4 @@ def test_sidecar_killed_during_a_call(kar: Kar) -> None:
     client = run_client(kar.processes, sidecar.port)
     wait_until(lambda: server.greetings() == 1, "the call")
     sidecar.process.kill()
-    assert "helloText: no connection to the sidecar at " in error_line(client)
+    assert "helloText: the connection to the sidecar at " in error_line(client)

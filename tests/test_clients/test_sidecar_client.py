@@ -9,7 +9,7 @@ import httpx
 import pytest
 from support.kar import Kar
 
-from client import CallError, SidecarClient, SidecarError
+from client import CallError, ConfigurationError, SidecarClient
 
 StartFakeSidecar = Callable[..., Any]
 
@@ -20,8 +20,9 @@ def test_default_timeout_outlasts_the_failure_of_a_host() -> None:
 
 
 def test_request_arrives_at_the_service(kar: Kar, monkeypatch: pytest.MonkeyPatch) -> None:
-    kar.start_echo("-h2c")
-    monkeypatch.setenv("KAR_RUNTIME_PORT", str(kar.start_sidecar().port))
+    sidecar = kar.start_sidecar()
+    kar.wait_until_called(sidecar, kar.start_echo("-h2c"))
+    monkeypatch.setenv("KAR_RUNTIME_PORT", str(sidecar.port))
 
     async def call_echo() -> list[dict[str, Any]]:
         async with SidecarClient("echo") as service:
@@ -72,9 +73,9 @@ def test_status_raises_call_error_with_detail(
     assert "\n" not in str(error.value)
 
 
-def test_missing_port_raises_sidecar_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_port_raises_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAR_RUNTIME_PORT", raising=False)
-    with pytest.raises(SidecarError, match="KAR_RUNTIME_PORT"):
+    with pytest.raises(ConfigurationError, match="KAR_RUNTIME_PORT"):
         SidecarClient("async-server")
 
 

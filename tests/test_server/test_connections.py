@@ -6,10 +6,11 @@ import time
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 from support.http2 import FrameConnection, async_http2_client, send_next_to_greetings
 from support.processes import Processes
 
-from server import hypercorn_config
+from server import ReadRequestBeforeResponse, hypercorn_config
 
 
 @pytest.mark.slow
@@ -66,6 +67,41 @@ def test_refused_request_next_to_50_greetings(processes: Processes, case: str) -
     status, greetings = send_next_to_greetings(server.url, "/helloText", method, path, body)
     assert status == expected_status
     assert greetings == [200] * 50
+
+
+def test_application_that_receives_while_it_sends() -> None:
+    """Like a StreamingResponse, which waits for a disconnection, to a request with a long body."""
+    messages = iter([b"x", b"y", b"z"])
+
+    async def receive() -> Message:
+        await asyncio.sleep(0)
+        body = next(messages, None)
+        if body is None:
+            await asyncio.Event().wait()  # the client stays connected
+        return {"type": "http.request", "body": body, "more_body": body != b"z"}
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_until_disconnected() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        listener = asyncio.create_task(receive_until_disconnected())
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        listener.cancel()
+
+    async def respond() -> None:
+        async with asyncio.timeout(10):
+            await ReadRequestBeforeResponse(application)({"type": "http"}, receive, send)
+
+    asyncio.run(respond())
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert next(messages, None) is None
 
 
 def test_reset_request_next_to_50_greetings(processes: Processes) -> None:
