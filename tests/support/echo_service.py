@@ -1,4 +1,6 @@
-"""A service that answers what it saw of each request, or on /spec what the request asks for."""
+"""A service that answers what it saw of each request, or on /spec what the request asks for.
+
+/redirects/N redirects N times."""
 
 import asyncio
 import contextlib
@@ -36,7 +38,13 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         spec = json.loads(body)
         await asyncio.sleep(spec.get("delays", {}).get(os.environ["KAR_APP_PORT"], 0))
         content = bytes.fromhex(spec["hex"]) if "hex" in spec else spec.get("body", "").encode()
+        content += spec.get("text", "x").encode() * spec.get("repeat", 0)
         response = Response(content, spec.get("status", 200), spec.get("headers", {}))
+    if scope["path"].startswith("/redirects/"):
+        count = int(scope["path"].rpartition("/")[2])
+        response = Response("end")
+        if count:
+            response = Response(status_code=307, headers={"location": f"/redirects/{count - 1}"})
     await response(scope, receive, send)
 
 

@@ -1,0 +1,67 @@
+"""An HTTP/2 service that breaks the first requests of a path: /abort/N, /refuse/N or /goaway/N.
+
+After N of them it responds with the number of requests. It prints each request with its body.
+"""
+
+import asyncio
+import os
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, RequestReceived, StreamEnded
+
+counts: dict[str, int] = {}
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self.requests: dict[int, tuple[str, str]] = {}
+        self.bodies: dict[int, bytes] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.h2.initiate_connection()
+        self.transport.write(self.h2.data_to_send())
+
+    def data_received(self, data: bytes) -> None:
+        for event in self.h2.receive_data(data):
+            if isinstance(event, RequestReceived):
+                headers = dict(event.headers)
+                method, path = headers[b":method"].decode(), headers[b":path"].decode()
+                self.requests[event.stream_id] = method, path
+                self.bodies[event.stream_id] = b""
+            elif isinstance(event, DataReceived):
+                self.bodies[event.stream_id] += event.data
+            elif isinstance(event, StreamEnded):
+                self.respond(event.stream_id)
+        self.transport.write(self.h2.data_to_send())
+
+    def respond(self, stream: int) -> None:
+        method, path = self.requests[stream]
+        print(f"{method} {path} {self.bodies[stream].decode()}".rstrip(), flush=True)
+        counts[path] = counts.get(path, 0) + 1
+        _, behaviour, breaks, *_ = path.split("/")
+        if counts[path] > int(breaks):
+            self.h2.send_headers(stream, [(":status", "200")])
+            self.h2.send_data(stream, str(counts[path]).encode(), end_stream=True)
+        elif behaviour == "abort":
+            self.transport.abort()
+        elif behaviour == "refuse":
+            self.h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+        else:
+            self.h2.close_connection(last_stream_id=0)
+
+
+async def main() -> None:
+    loop = asyncio.get_running_loop()
+    port = int(os.environ["KAR_APP_PORT"])
+    server = await loop.create_server(Connection, "127.0.0.1", port)
+    print("Running on", port, flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

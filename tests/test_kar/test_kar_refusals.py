@@ -1,0 +1,269 @@
+"""Calls that the real KAR repeats without an end, damages or loses are refused at once."""
+
+import gzip
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.http2 import http2_client
+from support.kar import Kar, Replica, Sidecar
+from support.kar_service import Service
+from support.processes import free_port, wait_until
+
+pytestmark = pytest.mark.embedded_only
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def told(**response: Any) -> bytes:
+    """Return the body of a request that tells the service echo how to respond on /spec."""
+    return json.dumps(response).encode()
+
+
+def assert_refused(service: Service, call: Callable[[], Any], reason: str, requests: int) -> None:
+    """Assert that a call is refused with a reason, on standard error as well.
+
+    The service must have seen so many requests.
+    """
+    seen = service.requests_seen()
+    lines = len(service.sidecar.process.stderr_lines())
+    response = call()
+    assert (response.status_code, reason in response.text) == (501, True), response.text
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    (line,) = service.sidecar.process.stderr_lines()[lines:]
+    assert " [ERROR] " in line
+    assert line.endswith(response.text.rstrip("\n"))
+    # The service's kar copies the output of the service later.
+    wait_until(lambda: service.requests_seen() >= seen + requests, "the service's output")
+    assert service.requests_seen() == seen + requests
+
+
+@pytest.mark.parametrize("http_version", ["HTTP/1.1", "HTTP/2"])
+def test_head_is_refused_without_a_body(echo: Service, http_version: str) -> None:
+    seen = echo.requests_seen()
+    response = echo.call("HEAD", "/head", http_version=http_version)
+    assert (response.status_code, response.content) == (501, b"")
+    assert echo.requests_seen() == seen
+    echo.sidecar.process.wait_for_line("HEAD /kar/v1/service/echo/call/head: ")
+
+
+@pytest.mark.parametrize("value", [b"close", b"foo", b"keep-alive, x"])
+def test_connection_header_is_refused_over_h2c(h2c_echo: Service, value: bytes) -> None:
+    headers = [(b"connection", value)]
+    assert_refused(
+        h2c_echo,
+        lambda: h2c_echo.call("GET", "/", headers, http_version="HTTP/1.1"),
+        "header Connection",
+        requests=0,
+    )
+
+
+def test_te_header_is_refused_over_h2c(h2c_echo: Service) -> None:
+    headers = [(b"te", b"deflate")]
+    assert_refused(
+        h2c_echo,
+        lambda: h2c_echo.call("GET", "/", headers, http_version="HTTP/1.1"),
+        "header TE",
+        requests=0,
+    )
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_upgrade_of_post_is_refused(echo: Service, protocol: bytes) -> None:
+    headers = [(b"connection", b"upgrade"), (b"upgrade", protocol)]
+    assert_refused(
+        echo,
+        lambda: echo.call("POST", "/", headers, b"x", http_version="HTTP/1.1"),
+        "header Upgrade",
+        requests=0,
+    )
+
+
+def test_upgrade_of_get_as_curl_sends_it_is_refused(h2c_echo: Service) -> None:
+    """Hypercorn accepts the upgrade itself, and responds over HTTP/2."""
+    seen = h2c_echo.requests_seen()
+    request = (
+        b"GET /kar/v1/service/echo/call/upgrade HTTP/1.1\r\nHost: x\r\n"
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", h2c_echo.sidecar.port), 10) as connection:
+        connection.sendall(request)
+        line = "GET /kar/v1/service/echo/call/upgrade: KAR passes the header Upgrade"
+        h2c_echo.sidecar.process.wait_for_line(line)
+    assert h2c_echo.requests_seen() == seen
+
+
+def test_ten_redirects_are_refused(echo: Service) -> None:
+    assert_refused(
+        echo, lambda: echo.call("GET", "/redirects/10"), "more than 9 times", requests=10
+    )
+
+
+def test_redirects_in_a_circle_are_refused(echo: Service) -> None:
+    body = told(status=307, headers={"location": "/spec"})
+    assert_refused(
+        echo, lambda: echo.call("POST", "/spec", body=body), "more than 9 times", requests=10
+    )
+
+
+@pytest.mark.parametrize(
+    "location", ["http://127.0.0.1:{}/x", "https://127.0.0.1:{}/x", "//127.0.0.1:{}"]
+)
+@pytest.mark.parametrize("status", [302, 307])
+def test_redirect_to_another_port_is_refused(echo: Service, status: int, location: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0.2)
+        body = told(status=status, headers={"location": location.format(other.getsockname()[1])})
+        assert_refused(
+            echo, lambda: echo.call("POST", "/spec", body=body), "another server", requests=1
+        )
+        with pytest.raises(TimeoutError):
+            other.accept()
+
+
+def test_redirect_to_an_invalid_url_is_refused(echo: Service) -> None:
+    body = told(status=302, headers={"location": "http://[::1"})
+    assert_refused(
+        echo, lambda: echo.call("POST", "/spec", body=body), "not a valid URL", requests=1
+    )
+
+
+@pytest.mark.parametrize("accepted", [b"gzip", b"br, gzip"])
+def test_compressed_response_is_refused_if_the_caller_accepts_it(
+    echo: Service, accepted: bytes
+) -> None:
+    body = told(hex=gzip.compress(b"hello").hex(), headers={"content-encoding": "gzip"})
+    headers = [(b"accept-encoding", accepted)]
+    assert_refused(
+        echo,
+        lambda: echo.call("POST", "/spec", headers, body),
+        "Accept-Encoding: identity",
+        requests=1,
+    )
+
+
+@pytest.mark.parametrize("content", [b"hello", gzip.compress(b"hello")[:-4]])
+def test_damaged_gzip_is_refused(echo: Service, content: bytes) -> None:
+    body = told(hex=content.hex(), headers={"content-encoding": "gzip"})
+    assert_refused(
+        echo, lambda: echo.call("POST", "/spec", body=body), "its body is not valid", requests=1
+    )
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"repeat": 1_000_000},
+        {"repeat": 2_500_000},
+        {"repeat": 500_000, "text": '"'},
+        {"hex": gzip.compress(b"x" * 1_000_001).hex(), "headers": {"content-encoding": "gzip"}},
+    ],
+    ids=["1 MB", "2.5 MB", "escaped", "unpacked"],
+)
+def test_response_over_the_limit_is_refused(echo: Service, response: dict[str, Any]) -> None:
+    body = told(**response)
+    assert_refused(echo, lambda: echo.call("POST", "/spec", body=body), "would exit", requests=1)
+
+
+def test_response_just_below_the_limit_is_passed_on(echo: Service) -> None:
+    response = echo.call("POST", "/spec", body=told(repeat=998_900))
+    assert (response.status_code, len(response.content)) == (200, 998_900)
+
+
+def test_content_length_without_a_body_is_refused(echo: Service) -> None:
+    if echo.h2c:
+        pytest.skip("h2 takes it for an error of the connection")
+    body = told(status=304, headers={"content-length": "3"})
+    assert_refused(
+        echo, lambda: echo.call("POST", "/spec", body=body), "another Content-Length", requests=1
+    )
+
+
+def test_caller_that_disconnects_in_its_request_is_reported(h2c_echo: Service) -> None:
+    seen = h2c_echo.requests_seen()
+    with socket.create_connection(("127.0.0.1", h2c_echo.sidecar.port), 10) as connection:
+        connection.sendall(
+            b"POST /kar/v1/service/echo/call/half HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"
+        )
+    h2c_echo.sidecar.process.wait_for_line("call/half: the caller disconnected in the middle")
+    assert h2c_echo.requests_seen() == seen
+
+
+def start_breaking_service(kar: Kar) -> tuple[Replica, Sidecar]:
+    command = ("python", "tests/support/breaking_service.py")
+    return kar.start_replica("breaking", "-h2c", *command), kar.start_sidecar()
+
+
+def test_post_is_refused_if_a_living_service_breaks_its_connection(kar: Kar) -> None:
+    replica, sidecar = start_breaking_service(kar)
+    with http2_client() as client:
+        response = client.post(sidecar.service_url("breaking") + "/abort/1", content="x")
+    assert (response.status_code, "without its body" in response.text) == (501, True)
+    replica.process.wait_for_line("[STDOUT] POST /abort/1")
+    assert replica.process.stdout_lines().count("[STDOUT] POST /abort/1 x") == 1
+
+
+def test_requests_without_a_body_are_repeated(kar: Kar) -> None:
+    replica, sidecar = start_breaking_service(kar)
+    with http2_client() as client:
+        for method in ("GET", "POST"):
+            path = f"/abort/2/{method}"
+            response = client.request(method, sidecar.service_url("breaking") + path)
+            assert (response.status_code, response.text) == (200, "3")
+
+
+def test_get_is_refused_if_it_breaks_each_connection(kar: Kar) -> None:
+    _, sidecar = start_breaking_service(kar)
+    with http2_client() as client:
+        response = client.get(sidecar.service_url("breaking") + "/abort/999")
+    assert (response.status_code, "broke the connection 5 times" in response.text) == (501, True)
+
+
+@pytest.mark.parametrize("path", ["/refuse/2", "/goaway/2"])
+def test_refused_stream_is_repeated_with_its_body(kar: Kar, path: str) -> None:
+    replica, sidecar = start_breaking_service(kar)
+    with http2_client() as client:
+        response = client.post(sidecar.service_url("breaking") + path, content="x")
+    assert (response.status_code, response.text) == (200, "3")
+    replica.process.wait_for_line(f"[STDOUT] POST {path} x", count=3)
+
+
+def test_deadline_expires_if_a_service_does_not_appear(kar: Kar) -> None:
+    sidecar = kar.start_sidecar("-missing_component_timeout", "500ms")
+    start = time.monotonic()
+    with http2_client() as client:
+        response = client.get(sidecar.service_url("missing") + "/")
+    assert response.status_code == 500
+    assert response.text.startswith("failed to send message: deadline expired: deadline was 20")
+    assert 0.5 <= time.monotonic() - start < 5
+
+
+def test_waiting_caller_names_what_it_waits_for(kar: Kar) -> None:
+    sidecar = kar.start_sidecar("-missing_component_timeout", "6s")
+    with http2_client() as client:
+        client.post(sidecar.service_url("missing") + "/")
+    lines = [line for line in sidecar.process.stderr_lines() if "waiting for service" in line]
+    assert len(lines) == 1
+    for name in ("'missing'", kar.app, str(kar.processes.directory / "embedded-kar")):
+        assert name in lines[0]
+
+
+def test_waiting_rest_names_what_it_waits_for(kar: Kar) -> None:
+    process = kar.rest("-missing_component_timeout", "6s", "get", "missing", "x")
+    process.wait_for_line("waiting for service 'missing' of application")
+    assert process.wait() == 1
+    assert "[ERROR] error invoking the service: deadline expired" in process.stdout_lines()[0]
+
+
+def test_caller_of_a_wrong_app_port_is_told(kar: Kar) -> None:
+    port = free_port()
+    kar.run("-service", "deaf", "-app_port", str(port), "sleep", "1000")
+    sidecar = kar.start_sidecar()
+    with http2_client(timeout=1) as client, pytest.raises(Exception, match="timed out"):
+        client.get(sidecar.service_url("deaf") + "/")
+    line = f"nothing accepts connections at 127.0.0.1:{port}"
+    wait_until(lambda: any(line in each for each in sidecar.process.stderr_lines()), line)
