@@ -2,26 +2,28 @@
 
 How a call travels from one component of an application to another:
 
-    process ---> sidecar ---> delivery ---> h2c ---> process of the service
-                                 |
-                              registry
+    process ---> sidecar ---> delivery ---> http_client ---> process of the service
+                                 |               |
+                              registry          h2c
 
 - cli reads the command line. For kar run it starts a sidecar, and process runs the component's
   process next to it and copies its output.
 - sidecar is the HTTP API that the component's process calls.
 - registry knows the live sidecars of the application, which find each other in a directory.
-- delivery chooses a replica of the service, sends it the request, follows redirects, and sends
-  the request again where KAR does. It refuses what the real KAR repeats without an end, damages
-  or loses: status 501, or KAR's own 500, and one line on standard error of the caller's kar.
-- h2c is an HTTP/2 connection to a service with -h2c; services without it are called with httpx.
-- go_text knows how Go, the language of KAR, reads and writes text; output writes kar's own lines.
+- delivery chooses a replica of the service, follows redirects, and sends the request again where
+  KAR does. It refuses what the real KAR repeats without an end, damages or loses: status 501, or
+  KAR's own 500, and one line on standard error of the caller's kar.
+- http_client sends one request to one replica: through h2c, which speaks HTTP/2, to a service with
+  -h2c, and with httpx to others.
+- limits knows what fits in a Kafka message, go_text how Go, the language of KAR, reads and writes
+  text; output writes kar's own lines.
 
 On purpose, the embedded KAR is more lenient than the real one in a few points:
 
 - A line of output may be longer than 65,535 bytes.
 - The exit status of a program that exits at once is passed on.
 - A grandchild that holds the output open does not keep kar from exiting.
-- A replica gets calls within 0.2 s of its start; the real one needs seconds.
+- A replica gets calls within 0.5 s of its start; the real one needs seconds.
 
 In others it is stricter: it refuses each HEAD request, each redirect to another host name or port,
 promises, actors and events; and it gives up calls that KAR would repeat for 15 minutes.

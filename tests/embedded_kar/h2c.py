@@ -1,7 +1,7 @@
-"""A client's HTTP/2 connection without TLS, for many requests at once.
+"""A client for HTTP/2 without TLS, for many requests at once.
 
-httpx has one too, but through it a sidecar makes half as many calls a second, large request bodies
-stall next to each other, and the service is not told when a request is given up.
+httpx has one too, but through it a sidecar makes half as many calls a second, and large request
+bodies stall next to each other.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 WINDOW = 2**24  # bytes of responses on their way, for each stream and for the connection
-MAX_STREAMS = 100  # requests at once, unless the service allows fewer
+MAX_STREAMS = 100  # requests at once on a connection, unless the service allows fewer
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -34,25 +34,72 @@ class H2cError(Exception):
 
 
 class NotProcessedError(H2cError):
-    """The service says that it has not begun with the request, which can be sent again."""
+    """The service has not begun with the request, which can be sent again."""
 
 
 class InvalidRequestError(H2cError):
     """HTTP/2 does not allow the request."""
 
 
-class ResponseTooLargeError(H2cError):
-    """The body of the response is larger than the limit."""
+class H2cClient:
+    """A client for one address, with as many connections as its requests need."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._connections: list[H2cConnection] = []
+        self._connecting = asyncio.Lock()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Close the connections; requests in flight raise H2cError."""
+        self._closed = True
+        for connection in self._connections:
+            connection.abort()
+
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Send a request and return the status, the headers and the body of its response."""
+        head = [
+            (b":method", method.encode()),
+            (b":scheme", b"http"),
+            (b":authority", self._address.encode()),
+            (b":path", path.encode()),
+            *headers,
+        ]
+        if body or method in ("POST", "PUT", "PATCH"):
+            head.append((b"content-length", b"%d" % len(body)))
+        connection = self._with_room()
+        if connection is None:
+            async with self._connecting:
+                connection = self._with_room() or await self._connect()
+        stream = await connection.request(head, body)
+        return int(stream.headers[b":status"]), stream.headers, bytes(stream.body)
+
+    def _with_room(self) -> "H2cConnection | None":
+        return next((each for each in self._connections if each.has_room), None)
+
+    async def _connect(self) -> "H2cConnection":
+        host, _, port = self._address.partition(":")
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(H2cConnection, host, int(port))
+        except OSError as error:
+            raise NotProcessedError("cannot connect") from error
+        if self._closed:
+            connection.abort()
+        self._connections = [each for each in self._connections if each.is_usable]
+        self._connections.append(connection)
+        return connection
 
 
 @dataclass
 class Stream:
-    """A request in flight; finished gets its result."""
+    """A request in flight and its response; finished gets a result when that is complete."""
 
     finished: asyncio.Future[None]
     unsent: memoryview
-    max_body: int
-    headers: Headers = field(default_factory=list)
+    headers: dict[bytes, bytes] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
 
     def fail(self, error: H2cError) -> None:
@@ -66,49 +113,35 @@ class H2cConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self._streams: dict[int, Stream] = {}
-        self._usable = True
+        self.is_usable = True
 
     @property
     def has_room(self) -> bool:
         """Whether one more request can be sent now."""
         limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
-        return self._usable and len(self._streams) < limit
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the connection takes no more requests and has none in flight."""
-        return not self._usable and not self._streams
+        return self.is_usable and len(self._streams) < limit
 
     def abort(self) -> None:
         """Close the connection; requests in flight raise H2cError."""
         self._transport.abort()
 
-    async def request(self, headers: Headers, body: bytes, max_body: int) -> tuple[Headers, bytes]:
-        """Send a request and return the headers of its response, with :status, and the body.
-
-        Raises H2cError, and its subclass ResponseTooLargeError for a body over max_body bytes.
-        """
+    async def request(self, headers: Headers, body: bytes) -> Stream:
+        """Send a request and return the stream with its response; raises H2cError."""
         try:
             stream_id = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream_id, headers, end_stream=not body)
         except ProtocolError as error:
-            self._usable = False  # h2 may count the stream as open
+            self.is_usable = False  # h2 may count the stream as open
             raise InvalidRequestError(str(error)) from error
-        finished = asyncio.get_running_loop().create_future()
-        stream = Stream(finished, memoryview(body), max_body)
+        stream = Stream(asyncio.get_running_loop().create_future(), memoryview(body))
         self._streams[stream_id] = stream
         try:
             self._send_body(stream_id, stream)
             self._flush()
-            await finished
-        except (asyncio.CancelledError, ResponseTooLargeError):
-            if self._usable:
-                self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
-                self._flush()
-            raise
+            await stream.finished
         finally:
             del self._streams[stream_id]
-        return stream.headers, bytes(stream.body)
+        return stream
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -125,12 +158,12 @@ class H2cConnection(asyncio.Protocol):
             for event in self._h2.receive_data(data):
                 self._handle(event)
         except ProtocolError:
-            self._usable = False
+            self.is_usable = False
             self._transport.close()
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._usable = False
+        self.is_usable = False
         for stream in self._streams.values():
             stream.fail(H2cError("the connection was closed"))
 
@@ -138,27 +171,24 @@ class H2cConnection(asyncio.Protocol):
         match event:
             case ResponseReceived(stream_id=stream_id, headers=headers):
                 if stream := self._streams.get(stream_id):
-                    stream.headers = headers
+                    stream.headers = dict(headers)
             case DataReceived(stream_id=stream_id, data=data, flow_controlled_length=length):
                 self._h2.acknowledge_received_data(length, stream_id)
                 if stream := self._streams.get(stream_id):
                     stream.body += data
-                    if len(stream.body) > stream.max_body:
-                        stream.fail(ResponseTooLargeError())
             case StreamEnded(stream_id=stream_id):
                 stream = self._streams.get(stream_id)
                 if stream and not stream.finished.done():
                     stream.finished.set_result(None)
             case StreamReset(stream_id=stream_id, error_code=code):
                 if stream := self._streams.get(stream_id):
-                    refused = code in (ErrorCodes.REFUSED_STREAM, ErrorCodes.PROTOCOL_ERROR)
-                    failure = NotProcessedError if refused else H2cError
+                    failure = NotProcessedError if code == ErrorCodes.REFUSED_STREAM else H2cError
                     stream.fail(failure(f"the stream was reset with code {code}"))
             case WindowUpdated() | RemoteSettingsChanged():
                 for stream_id, stream in self._streams.items():
                     self._send_body(stream_id, stream)
             case ConnectionTerminated(last_stream_id=last_stream_id):
-                self._usable = False
+                self.is_usable = False
                 for stream_id, stream in self._streams.items():
                     if stream_id > (last_stream_id or 0):
                         stream.fail(NotProcessedError("GOAWAY"))

@@ -1,105 +1,71 @@
 """What kar writes: stamped lines in the format of Go's log package.
 
-A component never waits for the reader of kar's output: where it cannot be written because it is
-closed or the disk is full, it is lost without a message. Lines of the component itself wait for a
-slow reader, but without blocking the event loop, so that the sidecar goes on.
+It uses the file descriptors, since Python's streams fail once more at exit when nobody reads them.
+What cannot be written, because a pipe is closed or a disk is full, is lost without a message.
 """
 
 import asyncio
 import os
 import select
-import sys
+from contextlib import suppress
 from datetime import datetime
-from typing import TextIO
+from functools import lru_cache
 
-CHUNK = 64 * 1024  # bytes that are read at once
+STDOUT = 1
+STDERR = 2
 ATOMIC = select.PIPE_BUF  # bytes that a pipe takes without blocking if it is writable at all
 POLL = 0.01  # seconds between two looks whether a slow reader has made room
-IDLE = 0.25  # seconds without output after the exit of a process, whose pipes others may hold
 
 _stdout_lock = asyncio.Lock()  # a line of standard output is not interrupted by another
 
 
-def log(level: str, message: str, *, stream: TextIO | None = None) -> None:
-    """Write one stamped line to a stream, by default standard error, or drop it if that blocks."""
-    descriptor = _descriptor(stream or sys.stderr)
-    if descriptor is not None and _is_writable(descriptor):
-        line = _stamp() + f"[{level}] {message}\n".encode(errors="surrogateescape")
-        _write(descriptor, line)
-
-
-def print_text(text: str, stream: TextIO | None) -> None:
-    """Write text to a stream, and wait for its reader."""
-    descriptor = _descriptor(stream)
+def print_text(text: str, descriptor: int) -> None:
+    """Write text, and wait for its reader."""
     data = text.encode(errors="surrogateescape")
-    while data and descriptor is not None:
-        data = data[_write(descriptor, data) :]
+    with suppress(OSError):
+        while data:
+            data = data[os.write(descriptor, data) :]
 
 
 def print_fatal(message: str) -> None:
-    """Write the stamped line with which kar exits to standard output."""
-    print_text(f"{_stamp().decode()}[FATAL] {message}\n", sys.stdout)
+    """Write the line with which kar exits to standard output."""
+    print_text(f"{_now()} [FATAL] {message}\n", STDOUT)
 
 
-async def copy_lines(
-    source: asyncio.StreamReader, prefix: bytes, process_has_exited: asyncio.Event
-) -> None:
-    """Write each line of a process to standard output, behind the time and a prefix.
+def log(level: str, message: str, descriptor: int = STDERR) -> None:
+    """Write a line, or drop it rather than wait for a slow reader."""
+    if _is_writable(descriptor):
+        print_text(f"{_now()} [{level}] {message}\n", descriptor)
 
-    Returns at the end of the source, or when it is silent after the process has exited: the
-    processes that it started may hold the source open.
+
+@lru_cache(maxsize=1000)
+def warn_once(message: str) -> None:
+    """Log a warning, unless it was one of the last 1,000."""
+    log("WARNING", message)
+
+
+async def write_lines(prefix: bytes, lines: bytes) -> None:
+    """Write lines to standard output, each behind the time and a prefix.
+
+    Waits for a slow reader without blocking the event loop, so that the sidecar goes on.
     """
-    unfinished = bytearray()
-    while True:
-        try:
-            async with asyncio.timeout(IDLE):
-                chunk = await source.read(CHUNK)
-        except TimeoutError:
-            if process_has_exited.is_set():
-                break
-            continue
-        if not chunk:
-            break
-        lines, newline, rest = chunk.rpartition(b"\n")
-        if newline:
-            await _write_lines(prefix, bytes(unfinished) + lines)
-            unfinished.clear()
-        unfinished += rest
-    if unfinished:
-        await _write_lines(prefix, bytes(unfinished))
-
-
-async def _write_lines(prefix: bytes, lines: bytes) -> None:
-    descriptor = _descriptor(sys.stdout)
-    if descriptor is None:
-        return
-    start = _stamp() + prefix
+    start = f"{_now()} ".encode() + prefix
     data = b"".join(start + line.removesuffix(b"\r") + b"\n" for line in lines.split(b"\n"))
+    rest = memoryview(data)
     async with _stdout_lock:
-        rest = memoryview(data)
-        while rest:
-            if _is_writable(descriptor):
-                rest = rest[_write(descriptor, rest[:ATOMIC]) :]
-            else:
-                await asyncio.sleep(POLL)
+        with suppress(OSError):
+            while rest:
+                if _is_writable(STDOUT):
+                    rest = rest[os.write(STDOUT, rest[:ATOMIC]) :]
+                else:
+                    await asyncio.sleep(POLL)
 
 
-def _stamp() -> bytes:
-    return datetime.now().strftime("%Y/%m/%d %H:%M:%S.%f ").encode()
-
-
-def _descriptor(stream: TextIO | None) -> int | None:
-    """Return the file descriptor of a stream, or None if kar was started without that stream."""
-    return None if stream is None else stream.fileno()
+def _now() -> str:
+    return f"{datetime.now():%Y/%m/%d %H:%M:%S.%f}"
 
 
 def _is_writable(descriptor: int) -> bool:
-    return bool(select.select([], [descriptor], [], 0)[1])
-
-
-def _write(descriptor: int, data: bytes | memoryview) -> int:
-    """Return how many bytes are done with: all of them if nobody can have them."""
-    try:
-        return os.write(descriptor, data)
-    except OSError:
-        return len(data)
+    with suppress(OSError):
+        return bool(select.select([], [descriptor], [], 0)[1])
+    return True  # the descriptor is closed, so that writing fails at once

@@ -1,12 +1,14 @@
 """Run a component's process, copy its output, and find kar's exit status."""
 
 import asyncio
-import contextlib
 import os
+from contextlib import suppress
 
-from .output import copy_lines
+from .output import write_lines
 
-POLL = 0.05  # seconds between two looks whether the process has exited
+CHUNK = 64 * 1024  # bytes of output that are read at once
+POLL = 0.05  # seconds between two looks at the process
+IDLE = 0.25  # seconds without output after the exit of a process, whose pipes others may hold
 LAST_OUTPUT = 0.2  # seconds for output after a signal, whose reader may be slow
 
 
@@ -19,43 +21,59 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
 
     When stop is set, the process is killed, and the exit status is 0. Raises ProcessError.
     """
+    pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *command,
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            *command, env=environment, stdout=pipe, stderr=pipe
         )
     except OSError as error:
         raise ProcessError(_start_message(command[0], error)) from error
     assert process.stdout
     assert process.stderr
-    has_exited = asyncio.Event()
-    copies = [
-        asyncio.create_task(copy_lines(process.stdout, b"[STDOUT] ", has_exited)),
-        asyncio.create_task(copy_lines(process.stderr, b"[STDERR] ", has_exited)),
-    ]
-    exited = asyncio.create_task(_wait_for_exit(process))
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait([exited, stopped], return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set():
-        with contextlib.suppress(ProcessLookupError):  # it has just exited, of the same signal
-            process.kill()
-    else:
-        stopped.cancel()
-    status = await exited
-    has_exited.set()
-    _, unfinished = await asyncio.wait(copies, timeout=LAST_OUTPUT if stop.is_set() else None)
-    for copy in unfinished:
-        copy.cancel()
-    return 0 if stop.is_set() else max(0, status)
-
-
-async def _wait_for_exit(process: asyncio.subprocess.Process) -> int:
-    """Return the exit status; Process.wait() waits for grandchildren that hold the output open."""
+    copying = asyncio.gather(
+        _copy_output(process, process.stdout, b"[STDOUT] "),
+        _copy_output(process, process.stderr, b"[STDERR] "),
+    )
+    # Process.wait() would wait for grandchildren, too, that hold the output open.
     while process.returncode is None:
+        if stop.is_set():
+            with suppress(ProcessLookupError):  # it has just exited, of the same signal
+                process.kill()
         await asyncio.sleep(POLL)
-    return process.returncode
+    while not copying.done() and not stop.is_set():
+        await asyncio.sleep(POLL)
+    if not stop.is_set():
+        return max(0, process.returncode)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(copying, LAST_OUTPUT)
+    return 0
+
+
+async def _copy_output(
+    process: asyncio.subprocess.Process, source: asyncio.StreamReader, prefix: bytes
+) -> None:
+    """Write each line of a stream to standard output, with a prefix.
+
+    Returns at the end of the stream, or when it is silent after the process has exited: the
+    processes that it started may hold the stream open.
+    """
+    unfinished = bytearray()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(source.read(CHUNK), IDLE)
+        except TimeoutError:
+            if process.returncode is None:
+                continue
+            break
+        if not chunk:
+            break
+        lines, newline, rest = chunk.rpartition(b"\n")
+        if newline:
+            await write_lines(prefix, bytes(unfinished) + lines)
+            unfinished.clear()
+        unfinished += rest
+    if unfinished:
+        await write_lines(prefix, bytes(unfinished))
 
 
 def _start_message(command: str, error: OSError) -> str:

@@ -1,44 +1,33 @@
 """A sidecar's HTTP API, which a component calls.
 
-Starlette's routes find the endpoint. What KAR's HTTP server, which is Go's with the package
-httprouter, does differently is explicit: redirects, 404, 405 and OPTIONS.
+Starlette's routes find the endpoint. What KAR's HTTP server, which is Go's, does differently is
+explicit: the responses to a missing last slash, to an unknown path and to a wrong method.
 """
 
 import asyncio
 import html
-import posixpath
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, cast
-from urllib.parse import quote, unquote_to_bytes
+from typing import cast
 
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import Framework
-from starlette.requests import ClientDisconnect, Request
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
-from . import go_text
-from .delivery import (
-    Delivery,
-    DeliveryError,
-    FailedError,
-    RefusedError,
-    ServiceRequest,
-    check_request,
-)
-from .h2c import Headers
-from .output import log
+from . import http_client
+from .delivery import Delivery, RefusedError, check_call
+from .output import STDOUT, log, warn_once
 
-CALL_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+HEALTH = "/kar/v1/system/health"
+METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 MAX_BODY = 1_000_000  # bytes; no Kafka message takes more, so the rest need not be kept
-MAX_WARNED = 1000  # paths with a query that are reported
 SHUTDOWN = 0.5  # seconds for the end of connections
-
-Endpoint = Callable[[Request, bytes], Awaitable[Response]]
 
 
 class Sidecar:
@@ -46,137 +35,94 @@ class Sidecar:
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
-        self._calls: set[asyncio.Task[Response]] = set()
-        self._warned: set[str] = set()
-        self._endpoints: list[tuple[Route, Endpoint]] = [
-            (_route("/kar/v1/service/{service}/call/{path:path}", CALL_METHODS), self._call),
-            (_route("/kar/v1/system/health", ["GET"]), _health),
-            (_route("/kar/v1/await", CALL_METHODS), _not_embedded),
-            (_route("/kar/v1/actor/{path:path}", CALL_METHODS), _not_embedded),
-            (_route("/kar/v1/event/{path:path}", CALL_METHODS), _not_embedded),
-        ]
+        self._background: set[asyncio.Task[None]] = set()
+        self._app = Starlette(
+            routes=[
+                Route("/kar/v1/service/{service}/call/{path:path}", self._call, methods=METHODS),
+                Route("/kar/v1/service/{service}/call", _add_slash, methods=METHODS),
+                Route(HEALTH, _health, methods=["GET"]),
+                Route("/kar/v1/await", _not_embedded, methods=METHODS),
+                Route("/kar/v1/actor/{path:path}", _not_embedded, methods=METHODS),
+                Route("/kar/v1/event/{path:path}", _not_embedded, methods=METHODS),
+            ],
+            exception_handlers={HTTPException: _respond_to_error, RefusedError: _respond_to_error},
+        )
+        self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-        elif scope["type"] == "http":
-            # Starlette's routes match no newline, which no path of KAR contains either.
-            routed = {**scope, "path": scope["path"].replace("\n", "\r")}
-            response = await self._respond(Request(routed, receive))
-            await response(scope, receive, send)
+        """Respond to a request when it has been read to its end.
+
+        Hypercorn breaks a connection, with all its calls, when data arrives for a request that
+        has its response (https://github.com/pgjones/hypercorn/issues/329).
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        message: Message = {"more_body": True}
+        while message.get("more_body"):
+            message = await receive()
+            if len(body) <= MAX_BODY:
+                body += message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            await Response(status_code=503)(
+                scope, receive, send
+            )  # else Hypercorn keeps the request
+            return
+
+        async def receive_again() -> Message:
+            return {"type": "http.request", "body": bytes(body)}
+
+        await self._app(scope, receive_again, send)
 
     async def close(self) -> None:
-        """Cancel the calls that are under way; their callers get status 503."""
-        for call in self._calls:
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        """Cancel the calls in the background."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
 
-    async def _respond(self, request: Request) -> Response:
+    async def _call(self, request: Request) -> Response:
+        """Call the service. Hypercorn goes on with that if the caller disconnects, as KAR does."""
+        pragmas = [value.lower() for value in request.headers.getlist("pragma")]
+        if "promise" in pragmas:
+            return await _not_embedded(request)
+        if request.url.query:
+            warn_once(
+                f"{_line(request)}: KAR drops the query string, and so the service does not "
+                "receive it: send what it says in the path or the body"
+            )
+        service = request.path_params["service"]
+        call = http_client.Request(
+            request.method,
+            "/" + request.path_params["path"],
+            request.headers.raw,
+            await request.body(),
+        )
+        if "async" in pragmas:
+            check_call(service, call)
+            task = asyncio.create_task(self._call_in_background(_line(request), service, call))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+            return PlainTextResponse("OK", 202)
+        response = await self._delivery.call(service, call)
+        headers = {}
+        if response.content_type and response.status not in (204, 304):
+            headers["Content-Type"] = response.content_type.decode("latin-1")
+        return Response(response.body, response.status, headers)
+
+    async def _call_in_background(self, line: str, service: str, call: http_client.Request) -> None:
+        """Call the service for a caller that does not wait; log a response with an error status."""
         try:
-            body = await _read(request)
-        except ClientDisconnect:
+            response = await self._delivery.call(service, call)
+        except RefusedError as error:
+            log("ERROR", f"{line}: {error}")
+            return
+        if not 200 <= response.status < 300:
             log(
                 "ERROR",
-                f"{_line(request)}: the caller disconnected in the middle of its request; KAR "
-                "would call the service with the part that has arrived: send the whole body",
-            )
-            return _error(503, "Service Unavailable")  # Hypercorn keeps a request without response
-        for route, endpoint in self._endpoints:
-            if route.matches(request.scope)[0] is Match.FULL:
-                return await endpoint(request, body)
-        path = request.scope["path"]
-        if location := self._other_path(path, request.method):
-            return _redirect(request, location)
-        methods = self._methods(path)
-        if not methods:
-            return _error(404, "404 page not found")
-        allow = {"Allow": ", ".join(sorted(methods | {"OPTIONS"}))}
-        if request.method == "OPTIONS":
-            return Response(headers=allow)
-        return _error(405, "Method Not Allowed", allow)
-
-    def _methods(self, path: str) -> set[str]:
-        """Return the methods of a path, none if there is no such path."""
-        for route, _ in self._endpoints:
-            if route.path_regex.match(path):
-                return route.methods or set()
-        return set()
-
-    def _other_path(self, path: str, method: str) -> str | None:
-        """Return the path that a caller probably means: with or without the last slash, clean."""
-        slash = path[:-1] if path.endswith("/") else path + "/"
-        clean = posixpath.normpath(path)
-        for other in (slash, clean, clean + "/"):
-            if method in self._methods(other):
-                return other
-        return None
-
-    async def _call(self, request: Request, body: bytes) -> Response:
-        decoded = go_text.decode(unquote_to_bytes(request.scope["raw_path"]))
-        _, _, _, _, service, _, path = decoded.split("/", 6)
-        headers: Headers = list(request.scope["headers"])
-        call = ServiceRequest(request.method, "/" + path, headers, body)
-        if request.scope["query_string"]:
-            self._warn_about_query(_line(request))
-        pragma = next((each for each in _pragmas(request) if each in ("async", "promise")), None)
-        if pragma == "promise":
-            return await _not_embedded(request, body)
-        if pragma == "async":
-            return self._call_later(_line(request), service, call)
-        # The call goes on if the caller disconnects, as it does in KAR.
-        task = self._start(self._deliver(_line(request), service, call))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                return _error(503, "Service Unavailable")
-            raise
-
-    def _call_later(self, line: str, service: str, call: ServiceRequest) -> Response:
-        """Respond at once, and make the call in the background."""
-        try:
-            check_request(service, call)
-        except DeliveryError as error:
-            return _refusal(line, error)
-        self._start(self._deliver_silently(line, service, call))
-        return PlainTextResponse("OK", 202)
-
-    def _start(self, call: Coroutine[Any, Any, Response]) -> asyncio.Task[Response]:
-        task = asyncio.create_task(call)
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-        return task
-
-    async def _deliver(self, line: str, service: str, call: ServiceRequest) -> Response:
-        try:
-            response = await self._delivery.deliver(service, call)
-        except DeliveryError as error:
-            return _refusal(line, error)
-        if response.status in (204, 304) or not response.content_type:
-            return Response(response.body, response.status)
-        return Response(response.body, response.status, {"Content-Type": response.content_type})
-
-    async def _deliver_silently(self, line: str, service: str, call: ServiceRequest) -> Response:
-        """Deliver a call whose caller does not wait; log a response with an error status."""
-        response = await self._deliver(line, service, call)
-        if not 200 <= response.status_code < 300:
-            body = bytes(response.body).decode()
-            log(
-                "ERROR",
-                f"Asynchronous {call.method} of {call.path} returned status "
-                f"{response.status_code} with body {body}",
-                stream=sys.stdout,
-            )
-        return response
-
-    def _warn_about_query(self, line: str) -> None:
-        """Say once for each path that its query is dropped."""
-        if line not in self._warned and len(self._warned) < MAX_WARNED:
-            self._warned.add(line)
-            log(
-                "WARNING",
-                f"{line}: KAR drops the query string, and so the service does not receive it: "
-                "send what it says in the path or the body",
+                f"Asynchronous {call.method} of {call.path} returned status {response.status} "
+                f"with body {response.body.decode()}",
+                STDOUT,
             )
 
 
@@ -203,62 +149,38 @@ async def serve_sidecar(sidecar: Sidecar, listener: socket.socket, shutdown: asy
         serving.cancel()
 
 
-async def _read(request: Request) -> bytes:
-    """Return the body of a request, cut off when it is too large for KAR.
-
-    Hypercorn breaks a connection, with all its calls, when data arrives for a request that has
-    its response (https://github.com/pgjones/hypercorn/issues/329). So each request is read to its
-    end first.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        if len(body) <= MAX_BODY:
-            body += chunk
-    return bytes(body)
-
-
-async def _health(request: Request, body: bytes) -> Response:
+async def _health(request: Request) -> Response:
+    if request.method == "HEAD":  # Starlette allows it where it allows GET
+        raise HTTPException(405)
     return PlainTextResponse("OK")
 
 
-async def _not_embedded(request: Request, body: bytes) -> Response:
-    reason = "promises, actors and events need the real KAR: make a call of a service"
-    return _refusal(_line(request), RefusedError(reason))
+async def _add_slash(request: Request) -> Response:
+    location = f"{request.scope['raw_path'].decode()}/"
+    if request.url.query:
+        location += f"?{request.url.query}"
+    if request.method != "GET":
+        return Response(status_code=307, headers={"Location": location})
+    body = f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n'
+    return Response(body, 301, {"Location": location}, "text/html")
 
 
-def _route(path: str, methods: list[str]) -> Route:
-    route = Route(path, _health, methods=methods)
-    route.methods = set(methods)  # Starlette adds HEAD to GET
-    return route
+async def _not_embedded(request: Request) -> Response:
+    raise RefusedError("promises, actors and events need the real KAR: make a call of a service")
+
+
+async def _respond_to_error(request: Request, error: Exception) -> Response:
+    """Respond as Go does, and report a call that is refused on standard error, too."""
+    headers = {"X-Content-Type-Options": "nosniff"}
+    if isinstance(error, RefusedError):
+        log("ERROR", f"{_line(request)}: {error}")
+        return PlainTextResponse(f"{error}\n", error.status, headers)
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return PlainTextResponse("404 page not found\n", 404, headers)
+    headers["Allow"] = "GET, OPTIONS" if request.url.path == HEALTH else ", ".join(METHODS)
+    return PlainTextResponse("Method Not Allowed\n", 405, headers)
 
 
 def _line(request: Request) -> str:
     """Return a request's method and path, for messages."""
     return f"{request.method} {request.scope['raw_path'].decode()}"
-
-
-def _pragmas(request: Request) -> list[str]:
-    return [value.lower() for value in request.headers.getlist("pragma")]
-
-
-def _refusal(line: str, error: DeliveryError) -> Response:
-    """Return the response to a call that is not made, and say the same on standard error."""
-    status, reason = 501, str(error)
-    if isinstance(error, FailedError):
-        status, reason = 500, f"failed to send message: {error}"
-    log("ERROR", f"{line}: {reason}")
-    return _error(status, reason)
-
-
-def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    nosniff = {"X-Content-Type-Options": "nosniff"}
-    return PlainTextResponse(text + "\n", status, nosniff | (headers or {}))
-
-
-def _redirect(request: Request, path: str) -> Response:
-    query = request.scope["query_string"].decode("latin-1")
-    location = quote(path, safe="/$&+,:;=@") + (f"?{query}" if query else "")
-    if request.method != "GET":
-        return Response(status_code=307, headers={"Location": location})
-    body = f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n'
-    return Response(body, 301, {"Location": location}, "text/html")
