@@ -5,6 +5,7 @@ The flags have the forms of Go's package flag, which argparse does not read: -ap
 """
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -57,6 +58,7 @@ class FatalError(Exception):
 
 def main(arguments: list[str]) -> int:
     """Run kar with its arguments and return its exit status."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of callers that disconnect
     command = arguments[0] if arguments else ""
     try:
         if command == "version":
@@ -122,7 +124,8 @@ async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
         try:
             response = await delivery.call(service, request)
         except RefusedError as error:
-            log("ERROR", f"error invoking the service: {error}", STDOUT)
+            reason = str(error).removeprefix("failed to send message: ")
+            log("ERROR", f"error invoking the service: {reason}", STDOUT)
             return 1
     text = response.body.decode()
     if response.status == 200:

@@ -157,8 +157,8 @@ async def _follow_redirects(client: HttpClient, replica: Replica, request: Reque
     try:
         request = replace(request, path=go_text.encode_path(request.path))
     except go_text.GoError as error:
-        url = f"http://{replica.address}{request.path}"
-        raise RefusedError(f'failed to send message: parse "{url}": {error}', 500) from error
+        url = go_text.quoted(f"http://{replica.address}{request.path}")
+        raise RefusedError(f"failed to send message: parse {url}: {error}", 500) from error
     for _ in range(MAX_REDIRECTED):
         try:
             response = await client.send(request)
@@ -180,8 +180,8 @@ def _redirected(replica: Replica, request: Request, status: int, location: str) 
     try:
         scheme, address, path, query, _ = urlsplit(urljoin(url, location))
         path = go_text.encode_path(f"{path or '/'}?{query}" if query else path or "/")
-    except ValueError:
-        address = "not a URL"
+    except ValueError:  # the location is not a URL
+        scheme, address = "", ""
     if (scheme, address) != ("http", replica.address):
         raise RefusedError(
             f"the service redirected the call to {location!r}; KAR would follow it to another "

@@ -6,6 +6,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 # The part of a path that Go sends as it is; anything else makes it encode the whole path again.
 VALID_PATH = re.compile(r"([\w.~$&+,/:;=@!'()*\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 INVALID_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 DURATION = re.compile(r"[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+)")
 DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -33,16 +34,25 @@ def to_json(data: bytes) -> bytes:
     return re.sub("[<>&\u2028\u2029\udc80-\udcff]", r"\\uXXXX", string).encode()
 
 
+def quoted(text: str) -> str:
+    """Return a text in quotation marks, with \\x00 for a NUL, as Go's messages have it."""
+    escaped = repr(text)[1:-1].replace('"', r"\"")
+    return f'"{escaped}"'
+
+
 def encode_path(path: str) -> str:
     """Return what Go's client sends for the path of a URL; raises GoError if it is invalid.
 
     A ? begins a query and a # a fragment, which is not sent. What looks percent-encoded stays as
     it is.
     """
-    path, _, _ = path.partition("#")
+    path, _, fragment = path.partition("#")
     path, question_mark, query = path.partition("?")
-    if invalid := INVALID_ESCAPE.search(path):
-        raise GoError(f'invalid URL escape "{path[invalid.start() :][:3]}"')
+    if CONTROL_CHARACTER.search(path + query):
+        raise GoError("net/url: invalid control character in URL")
+    for part in (path, fragment):
+        if invalid := INVALID_ESCAPE.search(part):
+            raise GoError(f'invalid URL escape "{part[invalid.start() :][:3]}"')
     if not VALID_PATH.fullmatch(path):
         path = quote(unquote_to_bytes(path), safe="/$&+,:;=@")
     return path + question_mark + quote(query, safe="%/$&+,:;=@!'()*[]?")

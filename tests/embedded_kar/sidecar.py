@@ -35,7 +35,7 @@ class Sidecar:
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
-        self._background: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._app = Starlette(
             routes=[
                 Route("/kar/v1/service/{service}/call/{path:path}", self._call, methods=METHODS),
@@ -58,6 +58,7 @@ class Sidecar:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._keep(asyncio.current_task())
         body = bytearray()
         message: Message = {"more_body": True}
         while message.get("more_body"):
@@ -65,9 +66,8 @@ class Sidecar:
             if len(body) <= MAX_BODY:
                 body += message.get("body", b"")
         if message["type"] == "http.disconnect":
-            await Response(status_code=503)(
-                scope, receive, send
-            )  # else Hypercorn keeps the request
+            # Hypercorn keeps a request until it has a response.
+            await Response(status_code=503)(scope, receive, send)
             return
 
         async def receive_again() -> Message:
@@ -76,10 +76,17 @@ class Sidecar:
         await self._app(scope, receive_again, send)
 
     async def close(self) -> None:
-        """Cancel the calls in the background."""
-        for task in self._background:
+        """Cancel all requests and calls, so that only idle connections are left."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=SHUTDOWN)
+
+    def _keep(self, task: asyncio.Task[None] | None) -> None:
+        """Keep a task, to be cancelled by close() if it has not finished by then."""
+        assert task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _call(self, request: Request) -> Response:
         """Call the service. Hypercorn goes on with that if the caller disconnects, as KAR does."""
@@ -100,9 +107,8 @@ class Sidecar:
         )
         if "async" in pragmas:
             check_call(service, call)
-            task = asyncio.create_task(self._call_in_background(_line(request), service, call))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            in_background = self._call_in_background(_line(request), service, call)
+            self._keep(asyncio.create_task(in_background))
             return PlainTextResponse("OK", 202)
         response = await self._delivery.call(service, call)
         headers = {}
@@ -137,15 +143,19 @@ async def serve_sidecar(sidecar: Sidecar, listener: socket.socket, shutdown: asy
     config.keep_alive_max_requests = sys.maxsize
     config.keep_alive_timeout = 3600
     config.backlog = 1024  # many callers may connect at once
-    config.graceful_timeout = 0.1
+    config.graceful_timeout = SHUTDOWN
+
+    async def shutdown_trigger() -> None:
+        await shutdown.wait()
+        await sidecar.close()
+
     framework = cast(Framework, sidecar)  # its types are Starlette's; Hypercorn has its own
-    serving = asyncio.create_task(serve(framework, config, shutdown_trigger=shutdown.wait))
+    serving = asyncio.create_task(serve(framework, config, shutdown_trigger=shutdown_trigger))
     await shutdown.wait()
-    await sidecar.close()
-    # A caller may be in the middle of a request. On Python 3.12 and later Hypercorn waits for it,
-    # even when cancelled for the first time (https://github.com/pgjones/hypercorn/issues/308).
+    # On Python 3.12 and later, Hypercorn waits for a connection that does not end, and has to be
+    # cancelled twice: https://github.com/pgjones/hypercorn/issues/308
     while not serving.done():
-        await asyncio.wait([serving], timeout=SHUTDOWN)
+        await asyncio.wait([serving], timeout=3 * SHUTDOWN)
         serving.cancel()
 
 

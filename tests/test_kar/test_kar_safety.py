@@ -121,32 +121,6 @@ def test_a_locked_file_that_makes_no_sense_is_ignored(kar: Kar) -> None:
         assert {"a", "b"} <= {path.name for path in folder.iterdir()}
 
 
-def test_two_sidecars_at_once_do_not_wait_for_each_other(kar: Kar) -> None:
-    """One has made its file and not locked it yet when the other finds it."""
-    folder = kar.processes.directory / "embedded-kar"
-    folder.mkdir(mode=0o700)
-    new = folder / "new"
-    with new.open("w") as file, contextlib.ExitStack() as stack:
-        folder_lock = os.open(folder, os.O_RDONLY)
-        stack.callback(os.close, folder_lock)
-        fcntl.flock(folder_lock, fcntl.LOCK_EX)
-        other = psutil.Process(kar.run("sleep", "1000").pid)
-        wait_until(
-            lambda: str(new) in [each.path for each in other.open_files()], "the other's look"
-        )
-
-        def can_lock() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            return False
-
-        wait_until(can_lock, "the lock", 10)
-        fcntl.flock(folder_lock, fcntl.LOCK_UN)
-        wait_until(other.children, "its process")
-        assert new.exists()
-
-
 @pytest.mark.parametrize("path", ["//192.0.2.1//b", "http://192.0.2.1/", "@192.0.2.1"])
 def test_no_path_leads_elsewhere(kar: Kar, path: str) -> None:
     kar.start_server(HELLO_DELAY="0")
