@@ -190,12 +190,34 @@ class Server:
     port: int
 
 
+class SessionWatchdog:
+    """Ends the sessions of a test if this process is killed; see session_watchdog.py."""
+
+    def __init__(self) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", ROOT / "tests/support/session_watchdog.py"],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def add(self, session: int) -> None:
+        assert self.popen.stdin
+        self.popen.stdin.write(b"%d\n" % session)
+        self.popen.stdin.flush()
+
+    def stop(self) -> None:
+        """Stop watching, without ending the sessions."""
+        self.popen.kill()
+        self.popen.communicate()
+
+
 class Processes:
     """Starts the processes of a test and ends them all."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.started: list[Process] = []
+        self.watchdog: SessionWatchdog | None = None
         self.environment = {
             name: value for name, value in os.environ.items() if name not in OWN_VARIABLES
         }
@@ -206,14 +228,14 @@ class Processes:
         """Start a command in the top directory of the project, with more environment variables."""
         arguments = [str(argument) for argument in command]
         process = Process(arguments, {**self.environment, **environment}, self.directory)
-        self.started.append(process)
+        self._add(process)
         return process
 
     def start_in_terminal(self, *command: str | Path) -> "TerminalProcess":
         """Start a command as a terminal's foreground process, which Ctrl-C interrupts."""
         arguments = [sys.executable, "-c", TAKE_TERMINAL, *map(str, command)]
         process = TerminalProcess(arguments, self.environment, self.directory)
-        self.started.append(process)
+        self._add(process)
         return process
 
     def start_server(self, **environment: str) -> Server:
@@ -226,3 +248,11 @@ class Processes:
     def end(self) -> None:
         for process in self.started:
             process.end_session()
+        if self.watchdog:
+            self.watchdog.stop()
+
+    def _add(self, process: Process) -> None:
+        self.started.append(process)
+        if not self.watchdog:
+            self.watchdog = SessionWatchdog()
+        self.watchdog.add(process.pid)

@@ -1,0 +1,129 @@
+"""demo.py: its three acts, why it fails, and that it leaves nothing behind."""
+
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from support.kar import EMBEDDED_KAR, Kar
+from support.processes import Process, Processes, wait_until
+
+TIMEOUT = 180.0  # seconds for a whole demo on a busy machine
+DEMO = ("python3", "tests/demo.py")
+
+TRANSCRIPT = """\
+[STDOUT] HTTP/2
+[STDOUT] "Hello John Doe"
+[STDOUT] HTTP/2
+[STDOUT] Hello John Doe
+[STDOUT] HTTP/2
+[STDOUT] I am healthy"""
+
+
+@pytest.fixture
+def kar_wrapper(tmp_path: Path) -> Path:
+    """A kar that a test can extend with lines of shell, before it becomes the embedded one."""
+    return write_wrapper(tmp_path / "kar", "")
+
+
+def write_wrapper(path: Path, lines: str) -> Path:
+    path.write_text(f'#!/bin/sh\n{lines}\nexec {shlex.quote(str(EMBEDDED_KAR))} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def output(demo: Process) -> str:
+    return "\n".join(demo.stdout_lines())
+
+
+@pytest.mark.slow
+def test_demo_succeeds(kar: Kar) -> None:
+    demo = kar.processes.start(*DEMO, "--kar", kar.path)
+    assert demo.wait(TIMEOUT) == 0, [*demo.stdout_lines(), *demo.stderr_lines()]
+    assert TRANSCRIPT in output(demo)
+    assert output(demo).count("[STDOUT] HTTP version: 2") == 2 + 1 + 2
+    assert output(demo).count("more like this") >= 3
+    for line in (
+        "sequential: 10/10 ok",
+        "gather: 10/10 ok",
+        "tasks: 10/10 ok",
+        "gather: 100/100 ok",
+    ):
+        assert f"[STDOUT] {line}, HTTP/2" in output(demo)
+    # The calls of the killed replica take their 3 s once more, from 2 s after their start.
+    seconds = re.findall(r"Time = ([\d.]+) s", output(demo))
+    assert float(seconds[-1]) > 5
+
+
+def test_demo_without_kar(processes: Processes) -> None:
+    demo = processes.start(*DEMO, "--kar", "/no/such/kar")
+    assert demo.wait() == 2
+    assert demo.stdout_lines() == []
+    assert demo.stderr_lines() == ["demo.py: /no/such/kar is not an executable file"]
+
+
+def test_demo_server_does_not_start(processes: Processes, kar_wrapper: Path) -> None:
+    write_wrapper(kar_wrapper, "echo '[FATAL] no Kafka'; exit 1")
+    demo = processes.start(*DEMO, "--kar", kar_wrapper)
+    assert demo.wait(TIMEOUT) == 1
+    assert demo.stdout_lines().count("[FATAL] no Kafka") == 5
+    assert demo.stderr_lines() == [
+        "demo.py: server.py did not start at 5 attempts; see the output above"
+    ]
+
+
+def test_demo_first_start_fails(processes: Processes, kar_wrapper: Path, tmp_path: Path) -> None:
+    failed = shlex.quote(str(tmp_path / "failed"))
+    write_wrapper(
+        kar_wrapper, f"[ -e {failed} ] || {{ touch {failed}; echo '[FATAL] new'; exit 1; }}"
+    )
+    demo = processes.start(*DEMO, "--kar", kar_wrapper)
+    demo.wait_for_line("[FATAL] new")
+    demo.wait_for_line("[STDOUT] I am healthy")
+
+
+def test_demo_client_fails(processes: Processes, kar_wrapper: Path) -> None:
+    write_wrapper(kar_wrapper, 'case "$*" in *" client.py") exit 3;; esac')
+    demo = processes.start(*DEMO, "--kar", kar_wrapper)
+    assert demo.wait(TIMEOUT) == 1
+    assert demo.stderr_lines() == ["demo.py: client.py exited with status 3; see the output above"]
+
+
+@pytest.mark.slow
+def test_demo_call_fails_after_crash(processes: Processes, kar_wrapper: Path) -> None:
+    """The client of the third act reports a failed call."""
+    kar = shlex.quote(str(EMBEDDED_KAR))
+    write_wrapper(
+        kar_wrapper,
+        f'case "$*" in *"-n 100"*) {kar} "$@" | sed s,100/100,99/100,; exit;; esac',
+    )
+    demo = processes.start(*DEMO, "--kar", kar_wrapper)
+    assert demo.wait(TIMEOUT) == 1
+    assert demo.stderr_lines() == [
+        "demo.py: a call failed when the replica was killed; see the output above"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGTERM, "python client.py"),
+        (signal.SIGINT, "[STDOUT] I am healthy"),
+        (signal.SIGTERM, "timed-client.py -n 10"),
+    ],
+    ids=["SIGTERM in act 1", "SIGINT in act 2", "SIGTERM in act 3"],
+)
+def test_demo_signal(processes: Processes, number: signal.Signals, moment: str) -> None:
+    demo = processes.start(*DEMO)
+    demo.wait_for_line(moment)
+    children = psutil.Process(demo.pid).children(recursive=True)
+    demo.send_signal(number)
+    assert demo.wait(5) == 128 + number
+    assert demo.stderr_lines() == []
+    wait_until(lambda: not any(map(is_alive, children)), "end of all processes", 5)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
