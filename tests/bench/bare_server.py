@@ -1,4 +1,4 @@
-"""A bare ASGI function that responds to helloJson, on Hypercorn with the settings of server.py."""
+"""A bare ASGI function that responds like helloJson, on Hypercorn configured as in server.py."""
 
 import asyncio
 import sys
