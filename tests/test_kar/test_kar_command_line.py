@@ -7,7 +7,13 @@ import pytest
 from support.kar import Kar
 from support.processes import Process, free_port
 
-SHOW = ["sh", "-c", "echo $KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT $0 $1", "a", "-h2c"]
+SHOW = [
+    "sh",
+    "-c",
+    "sleep 2; echo $KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT $0 $1",
+    "a",
+    "-h2c",
+]
 
 
 def fatal(process: Process) -> str:
@@ -58,10 +64,37 @@ def test_no_app(kar: Kar) -> None:
     assert fatal(bare(kar, "run", "true")) == "app name is required"
 
 
-def test_no_such_command(kar: Kar) -> None:
-    message = fatal(kar.run("./no-such-command"))
-    assert message.startswith("failed to start service: ")
-    assert message.endswith(": no such file or directory")
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("no-such-command", 'exec: "no-such-command": executable file not found in $PATH'),
+        ("./no-such-command", "fork/exec ./no-such-command: no such file or directory"),
+        ("/etc/passwd", "fork/exec /etc/passwd: permission denied"),
+        ("/", "fork/exec /: permission denied"),
+    ],
+)
+def test_run_command_that_cannot_be_started(kar: Kar, command: str, message: str) -> None:
+    assert fatal(kar.run(command)) == f"failed to start service: {message}"
+
+
+TOPIC = (
+    "failed to connect to Kafka: kafka server: The request attempted to perform an operation on an "
+    "invalid topic - Topic name is invalid: "
+)
+CHARACTERS = "contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a b", f"'kar_a b' {CHARACTERS}"),
+        ("a/b", f"'kar_a/b' {CHARACTERS}"),
+        ("Zoë", f"'kar_Zoë' {CHARACTERS}"),
+        ("a" * 246, f"the length of 'kar_{'a' * 246}' is longer than the max allowed length 249"),
+    ],
+)
+def test_run_with_invalid_application_name(kar: Kar, name: str, problem: str) -> None:
+    assert fatal(bare(kar, "run", "-app", name, "true")) == TOPIC + problem
 
 
 def test_a_runtime_port_in_use(kar: Kar) -> None:
@@ -77,6 +110,17 @@ def test_a_runtime_port_in_use(kar: Kar) -> None:
     [
         (["run", "-nope"], "flag provided but not defined: -nope"),
         (["run", "-app_port", "abc"], 'invalid value "abc" for flag -app_port: parse error'),
+        (["run", "-h2c=x"], 'invalid boolean value "x" for -h2c: parse error'),
+        (["run", "-h2c="], 'invalid boolean value "" for -h2c: parse error'),
+        (["rest", "-service", "x"], "flag provided but not defined: -service"),
+        *[
+            (
+                [command, f"-missing_component_timeout={value}"],
+                f'invalid value "{value}" for flag -missing_component_timeout: parse error',
+            )
+            for command in ("run", "rest")
+            for value in ("3", "abc", "", "1x", "s", "1 s", "99999999h")
+        ],
         (["run", "-app"], "flag needs an argument: -app"),
         (["nope"], "invalid command"),
         ([], "invalid command"),
@@ -94,6 +138,14 @@ def test_help_is_no_error(kar: Kar, words: list[str]) -> None:
     process = bare(kar, *words)
     assert (process.wait(), process.stderr_lines()) == (0, [])
     assert "Usage" in process.stdout_path.read_text()
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "300ms", "1.5h", "1h30m", "+2m", "-1s", ".5s", "1us", "2µs"]
+)
+def test_run_accepts_durations(kar: Kar, value: str) -> None:
+    process = kar.run("-missing_component_timeout", value, "sleep", "2")
+    assert (process.wait(), process.stderr_lines()) == (0, [])
 
 
 def test_version(kar: Kar) -> None:

@@ -1,14 +1,18 @@
 """The process that kar runs: its output and input, its end, and kar's."""
 
+import os
 import resource
+import select
 import signal
+import subprocess
 import sys
 import time
 
+import httpx
 import psutil
 import pytest
 from support.kar import Kar
-from support.processes import Process, wait_until
+from support.processes import Process, accepts_connections, free_port, wait_until
 
 
 def python(kar: Kar, program: str, **environment: str) -> Process:
@@ -105,12 +109,12 @@ def test_the_process_inherits_folder_environment_and_group(kar: Kar) -> None:
 
 @pytest.mark.parametrize("status", [0, 1, 7, 255])
 def test_the_exit_status_is_passed_on(kar: Kar, status: int) -> None:
-    assert kar.run("sh", "-c", f"exit {status}").wait() == status
+    assert kar.run("sh", "-c", f"sleep 2; exit {status}").wait() == status
 
 
 def test_death_by_a_signal_is_status_0(kar: Kar) -> None:
     """KAR's launcher has no status for it, and keeps its own, which is 0."""
-    assert kar.run("sh", "-c", "kill -9 $$").wait() == 0
+    assert kar.run("sh", "-c", "sleep 2; kill -9 $$").wait() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -143,15 +147,60 @@ def test_a_signal_to_the_process_goes_through_its_handler(kar: Kar) -> None:
     assert process.stdout_lines()[-1] == "[STDOUT] handled"
 
 
-def test_ctrl_c_is_silent(kar: Kar) -> None:
-    process = kar.processes.start_in_terminal(
-        kar.path, "run", "-app", kar.app, "sh", "-c", "echo ready; exec sleep 1000"
-    )
-    process.wait_for_line("ready")
-    process.press_ctrl_c()
-    assert process.wait() == 0
-    assert process.stdout_lines() == ["[STDOUT] ready"]
-    assert process.stderr_lines() == []
+SLEEP = "echo ready; exec sleep 1000"
+ASYNCIO_SLEEP = "import asyncio; print('ready', flush=True); asyncio.run(asyncio.sleep(1000))"
+
+
+@pytest.mark.parametrize(
+    "command", [["sh", "-c", SLEEP], [sys.executable, "-c", ASYNCIO_SLEEP]], ids=["sh", "asyncio"]
+)
+def test_ctrl_c_is_silent(kar: Kar, command: list[str]) -> None:
+    """The terminal sends SIGINT to kar and to the process, which exits of it or is killed."""
+    for _ in range(3):
+        process = kar.processes.start_in_terminal(kar.path, "run", "-app", kar.app, *command)
+        process.wait_for_line("ready")
+        process.press_ctrl_c()
+        assert process.wait() == 0
+        assert process.stderr_lines() == []
+        assert process.stdout_lines()[0] == "[STDOUT] ready"
+
+
+@pytest.mark.parametrize("handling", ["exec sleep 1000", "trap exit TERM; while :; do :; done"])
+def test_signal_to_the_whole_group_is_silent(kar: Kar, handling: str) -> None:
+    """The command timeout sends SIGTERM to kar and to the process."""
+    for _ in range(3):
+        process = kar.run("sh", "-c", f"echo ready; {handling}")
+        process.wait_for_line("ready")
+        os.killpg(process.pid, signal.SIGTERM)
+        assert (process.wait(), process.stderr_lines()) == (0, [])
+
+
+@pytest.mark.embedded_only
+def test_full_disk_does_not_stop_the_component(kar: Kar) -> None:
+    command = f"{kar.path} run -app {kar.app} sh -c 'echo lost; echo lost >&2; exit 7' >/dev/full"
+    process = kar.processes.start("sh", "-c", f"{command}; echo $? >&2")
+    process.wait()
+    assert process.stderr_lines() == ["7"]
+
+
+@pytest.mark.embedded_only
+def test_reader_that_stops_does_not_stop_kar(kar: Kar) -> None:
+    """Its pipe is full, and still the sidecar responds and SIGTERM ends kar."""
+    port = free_port()
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [kar.path, "run", "-app", kar.app, "-runtime_port", str(port), "yes"],
+        env=kar.processes.environment,
+        stdout=writer,
+    ) as process:
+        wait_until(lambda: accepts_connections(port), "the sidecar to listen")
+        wait_until(lambda: not select.select([], [writer], [], 0)[1], "a full pipe")
+        for _ in range(10):
+            assert httpx.get(f"http://127.0.0.1:{port}/kar/v1/system/health").text == "OK"
+        process.terminate()
+        assert process.wait(10) == 0
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_kar_that_is_killed_leaves_the_process_behind(kar: Kar) -> None:
