@@ -116,7 +116,10 @@ def show_crash(stage: "Stage") -> None:
     print(f"$ kill -KILL -{victim.process.pid}  # {victim.name}, and its kar", flush=True)
     stage.groups.kill(victim.process)
     if not stage.is_embedded:
-        print("# The real KAR takes 10 to 20 s to notice, and most calls wait until then.")
+        print(
+            "# A real KAR takes 10 to 20 s to notice. Until then httpx holds back most of the "
+            "other responses, because they arrive over the same connection."
+        )
     status = stage.groups.wait(client.process)
     for program in (client, *replicas):
         program.print_new_lines()
