@@ -183,12 +183,20 @@ def check_application(name: str) -> None:
     """Raise FatalError unless an application has a name that Kafka accepts for a topic."""
     if not name:
         raise FatalError("app name is required")
-    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-        raise FatalError(
-            "failed to connect to Kafka: kafka server: The request attempted to perform an "
-            f"operation on an invalid topic - Topic name is invalid: 'kar_{name}' contains one or "
-            "more characters other than ASCII alphanumerics, '.', '_' and '-'"
+    topic = f"kar_{name}"
+    if len(topic) > 249:
+        problem = f"the length of '{topic}' is longer than the max allowed length 249"
+    elif not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        problem = (
+            f"'{topic}' contains one or more characters other than ASCII alphanumerics, "
+            "'.', '_' and '-'"
         )
+    else:
+        return
+    raise FatalError(
+        "failed to connect to Kafka: kafka server: The request attempted to perform an operation "
+        f"on an invalid topic - Topic name is invalid: {problem}"
+    )
 
 
 def port(flag: int, variable: str, default: int) -> int:

@@ -9,7 +9,6 @@ from .output import write_lines
 CHUNK = 64 * 1024  # bytes of output that are read at once
 POLL = 0.05  # seconds between two looks at the process
 IDLE = 0.25  # seconds without output after the exit of a process, whose pipes others may hold
-LAST_OUTPUT = 0.2  # seconds for output after a signal, whose reader may be slow
 
 
 class ProcessError(Exception):
@@ -34,19 +33,29 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
         _copy_output(process, process.stdout, b"[STDOUT] "),
         _copy_output(process, process.stderr, b"[STDERR] "),
     )
+    stopping = asyncio.create_task(_stop(process, copying, stop))
     # Process.wait() would wait for grandchildren, too, that hold the output open.
     while process.returncode is None:
-        if stop.is_set():
-            with suppress(ProcessLookupError):  # it has just exited, of the same signal
-                process.kill()
         await asyncio.sleep(POLL)
-    while not copying.done() and not stop.is_set():
-        await asyncio.sleep(POLL)
-    if not stop.is_set():
-        return max(0, process.returncode)
-    with suppress(TimeoutError):
-        await asyncio.wait_for(copying, LAST_OUTPUT)
-    return 0
+    with suppress(asyncio.CancelledError):
+        await copying
+    stopping.cancel()
+    return 0 if stop.is_set() else max(0, process.returncode)
+
+
+async def _stop(
+    process: asyncio.subprocess.Process,
+    copying: asyncio.Future[tuple[None, None]],
+    stop: asyncio.Event,
+) -> None:
+    """Kill a process when stop is set, and show nothing more of its output.
+
+    A Ctrl-C in a terminal reaches the process as well, which may report it before it is killed.
+    """
+    await stop.wait()
+    with suppress(ProcessLookupError):  # it has just exited, of the same signal
+        process.kill()
+    copying.cancel()
 
 
 async def _copy_output(

@@ -6,6 +6,7 @@ explicit: the responses to a missing last slash, to an unknown path and to a wro
 
 import asyncio
 import html
+import logging
 import socket
 import sys
 from typing import cast
@@ -152,6 +153,9 @@ async def serve_sidecar(sidecar: Sidecar, listener: socket.socket, shutdown: asy
     framework = cast(Framework, sidecar)  # its types are Starlette's; Hypercorn has its own
     serving = asyncio.create_task(serve(framework, config, shutdown_trigger=shutdown_trigger))
     await shutdown.wait()
+    # Workaround: asyncio up to Python 3.12 reports a connection in the middle of a request, which
+    # is cut off now, as an error, with a traceback. The process exits next.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # On Python 3.12 and later, Hypercorn waits for a connection that does not end, and has to be
     # cancelled twice: https://github.com/pgjones/hypercorn/issues/308
     while not serving.done():

@@ -26,9 +26,9 @@ def fatal(process: Process) -> str:
     return re.sub(stamp, "", lines[0])
 
 
-def bare(kar: Kar, *words: str, **environment: str) -> Process:
+def bare(kar: Kar, *arguments: str, **environment: str) -> Process:
     """Start kar with no application."""
-    return kar.processes.start(kar.path, *words, **environment)
+    return kar.processes.start(kar.path, *arguments, **environment)
 
 
 @pytest.mark.parametrize(
@@ -40,27 +40,27 @@ def bare(kar: Kar, *words: str, **environment: str) -> Process:
         ["-app", "x", "-app_port", "18", "-runtime_port", "PORT", "-v", "info", "--"],
     ],
 )
-def test_flags_have_the_forms_of_go(kar: Kar, flags: list[str]) -> None:
+def test_flags_in_the_forms_of_go(kar: Kar, flags: list[str]) -> None:
     port = str(free_port())
     process = bare(kar, "run", *[flag.replace("PORT", port) for flag in flags], *SHOW)
     assert process.wait() == 0
     assert f"[STDOUT] {port} 18 -1000 a -h2c" in process.stdout_lines()
 
 
-def test_ports_come_from_the_environment(kar: Kar) -> None:
+def test_ports_from_the_environment(kar: Kar) -> None:
     port = str(free_port())
     process = kar.run(*SHOW, KAR_RUNTIME_PORT=port, KAR_APP_PORT="18")
     assert process.wait() == 0
     assert process.stdout_lines() == [f"[STDOUT] {port} 18 -1000 a -h2c"]
 
 
-def test_without_any_the_app_port_is_8080_and_the_runtime_port_free(kar: Kar) -> None:
+def test_default_ports(kar: Kar) -> None:
     process = kar.run(*SHOW)
     assert process.wait() == 0
     assert re.fullmatch(r"\[STDOUT\] \d+ 8080 -1000 a -h2c", process.stdout_lines()[0])
 
 
-def test_no_app(kar: Kar) -> None:
+def test_missing_application(kar: Kar) -> None:
     assert fatal(bare(kar, "run", "true")) == "app name is required"
 
 
@@ -70,7 +70,6 @@ def test_no_app(kar: Kar) -> None:
         ("no-such-command", 'exec: "no-such-command": executable file not found in $PATH'),
         ("./no-such-command", "fork/exec ./no-such-command: no such file or directory"),
         ("/etc/passwd", "fork/exec /etc/passwd: permission denied"),
-        ("/", "fork/exec /: permission denied"),
     ],
 )
 def test_run_command_that_cannot_be_started(kar: Kar, command: str, message: str) -> None:
@@ -97,7 +96,7 @@ def test_run_with_invalid_application_name(kar: Kar, name: str, problem: str) ->
     assert fatal(bare(kar, "run", "-app", name, "true")) == TOPIC + problem
 
 
-def test_a_runtime_port_in_use(kar: Kar) -> None:
+def test_runtime_port_in_use(kar: Kar) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         message = fatal(kar.run("-runtime_port", str(port), "true"))
@@ -106,36 +105,39 @@ def test_a_runtime_port_in_use(kar: Kar) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["run", "-nope"], "flag provided but not defined: -nope"),
         (["run", "-app_port", "abc"], 'invalid value "abc" for flag -app_port: parse error'),
         (["run", "-h2c=x"], 'invalid boolean value "x" for -h2c: parse error'),
         (["run", "-h2c="], 'invalid boolean value "" for -h2c: parse error'),
-        (["rest", "-service", "x"], "flag provided but not defined: -service"),
         *[
             (
                 [command, f"-missing_component_timeout={value}"],
                 f'invalid value "{value}" for flag -missing_component_timeout: parse error',
             )
             for command in ("run", "rest")
-            for value in ("3", "abc", "", "1x", "s", "1 s", "99999999h")
+            for value in ("3", "abc", "", "1x", "s", "1 s")
         ],
         (["run", "-app"], "flag needs an argument: -app"),
         (["nope"], "invalid command"),
         ([], "invalid command"),
     ],
 )
-def test_wrong_words_are_named_before_the_usage(kar: Kar, words: list[str], message: str) -> None:
-    process = bare(kar, *words)
+def test_invalid_arguments_are_named_before_the_usage(
+    kar: Kar, arguments: list[str], message: str
+) -> None:
+    process = bare(kar, *arguments)
     assert process.wait() == 2
     assert process.stderr_lines()[0] == message
     assert any(line.startswith("Usage") for line in process.stderr_lines())
 
 
-@pytest.mark.parametrize("words", [["help"], ["-h"], ["--help"], ["run", "-h"], ["run", "--help"]])
-def test_help_is_no_error(kar: Kar, words: list[str]) -> None:
-    process = bare(kar, *words)
+@pytest.mark.parametrize(
+    "arguments", [["help"], ["-h"], ["--help"], ["run", "-h"], ["run", "--help"]]
+)
+def test_help_exits_0(kar: Kar, arguments: list[str]) -> None:
+    process = bare(kar, *arguments)
     assert (process.wait(), process.stderr_lines()) == (0, [])
     assert "Usage" in process.stdout_path.read_text()
 
@@ -163,18 +165,18 @@ def test_actors_need_the_real_kar(kar: Kar, arguments: list[str]) -> None:
 
 @pytest.mark.embedded_only
 @pytest.mark.parametrize("port", ["-1", "65536"])
-def test_a_port_out_of_range(kar: Kar, port: str) -> None:
+def test_port_out_of_range(kar: Kar, port: str) -> None:
     assert f"address {port}: invalid port" in fatal(kar.run("-app_port", port, "true"))
 
 
 @pytest.mark.embedded_only
-def test_a_port_in_the_environment_that_is_none(kar: Kar) -> None:
+def test_invalid_port_in_the_environment(kar: Kar) -> None:
     message = fatal(kar.run("true", KAR_APP_PORT="x"))
     assert message == "error parsing KAR_APP_PORT as an integer"
 
 
-def rest(kar: Kar, *words: str) -> Process:
-    return bare(kar, "rest", "-app", kar.app, *words)
+def rest(kar: Kar, *arguments: str) -> Process:
+    return bare(kar, "rest", "-app", kar.app, *arguments)
 
 
 def test_rest_calls_a_service(kar: Kar) -> None:
