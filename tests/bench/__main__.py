@@ -19,12 +19,16 @@ def main(arguments: list[str]) -> int:
         try:
             prepare(groups, "tests/requirements.txt")
             command = [str(VENV_PYTHON), "tests/bench/benchmark.py", *arguments]
-            return groups.wait(groups.start(command, ROOT))
+            status = groups.wait(groups.start(command, ROOT))
         except SetupError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
         except InterruptionError as interruption:
             return interruption.exit_status
+    if status < 0:
+        print(f"bench: the benchmark was killed by signal {-status}", file=sys.stderr)
+        return 1
+    return status
 
 
 if __name__ == "__main__":
