@@ -9,7 +9,7 @@ import h2.connection
 import h2.events
 import httpx
 
-TIMEOUT = 60.0  # seconds for one request
+TIMEOUT = 120.0  # seconds for one request: the real KAR can take long to notice a crash
 
 
 def http2_client(base_url: str = "", **options: Any) -> httpx.Client:

@@ -24,7 +24,7 @@ def stamped(process: Process) -> list[bytes]:
 
 
 def test_output_of_both_streams(kar: Kar) -> None:
-    process = kar.run("sh", "-c", "echo out; echo err >&2; echo; printf 'no end'")
+    process = kar.run("sh", "-c", "echo out; echo err >&2; echo; printf 'no end'; sleep 2")
     assert process.wait() == 0
     lines = process.stdout_lines()
     assert [line for line in lines if "[STDOUT]" in line] == [
@@ -91,7 +91,7 @@ def test_output_of_a_million_lines(kar: Kar) -> None:
 
 
 def test_standard_input_is_passed_on(kar: Kar) -> None:
-    process = kar.run("sh", "-c", "read line; echo got $line")
+    process = kar.run("sh", "-c", "read line; echo got $line; sleep 2")
     assert process.popen.stdin
     process.popen.stdin.write(b"this\n")
     process.popen.stdin.flush()
@@ -100,8 +100,11 @@ def test_standard_input_is_passed_on(kar: Kar) -> None:
 
 
 def test_process_inherits_directory_environment_and_group(kar: Kar) -> None:
-    program = "import os; print(os.getcwd(), os.environ['X_Y'], os.getpgid(0) == os.getpgid({}))"
-    process = python(kar, program.replace("{}", "os.getppid()"), X_Y="x y")
+    program = (
+        "import os, time; print(os.getcwd(), os.environ['X_Y'], "
+        "os.getpgid(0) == os.getpgid(os.getppid())); time.sleep(2)"
+    )
+    process = python(kar, program, X_Y="x y")
     assert process.wait() == 0
     assert process.stdout_lines()[0].endswith(" x y True")
 
