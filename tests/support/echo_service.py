@@ -1,15 +1,18 @@
-"""A service that answers what it saw of each request, or on /spec what the request asks for.
+"""A service that responds with what it saw of a request, or on /spec with what the body asks for.
 
-/redirects/N redirects N times."""
+/redirects/N redirects N times.
+"""
 
 import asyncio
 import contextlib
 import json
 import os
 import sys
+from typing import cast
 
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+from hypercorn.typing import Framework
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -53,4 +56,4 @@ if __name__ == "__main__":
     config.bind = [f"127.0.0.1:{os.environ['KAR_APP_PORT']}"]
     config.keep_alive_max_requests = sys.maxsize
     config.graceful_timeout = 0.1
-    asyncio.run(serve(app, config))  # type: ignore[arg-type]
+    asyncio.run(serve(cast(Framework, app), config))
