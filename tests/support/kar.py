@@ -17,7 +17,9 @@ from support.processes import (
 )
 
 EMBEDDED_KAR = ROOT / "tests" / "bin" / "kar"
-STARTS = 5  # the real kar may have to be started again for a new application
+# How long a program runs with which the real kar is started for a new application. It fails if the
+# program exits before its sidecar is connected, and sometimes at the first start.
+START_SECONDS = (1.5, 1.5, 3, 6, 12)
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ class Kar:
 
     def _create_application(self) -> None:
         """Let the real kar create the application's topic in Kafka, which can fail at first."""
-        for _ in range(STARTS):
-            process = self.run("sleep", "1.5")
+        for seconds in START_SECONDS:
+            process = self.run("sleep", str(seconds))
             if process.wait() == 0:
                 return
         raise AssertionError(f"{self.path} does not start: {process.stdout_lines()}")

@@ -7,6 +7,8 @@ Differences that are known, and not generated here:
   response, or a damaged one; see test_kar_refusals.py.
 - Header names and paths that differ only in upper and lower case: Go redirects, or merges.
 - A caller's Cache-Control, User-Agent and Cookie: Go adds, shortens or joins them.
+- A percent sign in a path, unless it is percent-encoded twice: both give status 500, but Go quotes
+  other parts of the path in its message; see recorded_cases.json.
 - Control characters in a path: both give status 500, but Go escapes more of them in its message;
   a newline gets 404 from the embedded KAR.
 - Queries after a %3F in a path: Go sends a blank as it is, which is not valid HTTP.
@@ -29,7 +31,7 @@ from support.processes import Processes
 METHODS = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 # A # begins a fragment and a ? a query; other characters may be anywhere.
 PATHS = st.text(
-    st.characters(exclude_characters="?#", exclude_categories=["Cs", "Cc"]), max_size=12
+    st.characters(exclude_characters="?#%", exclude_categories=["Cs", "Cc"]), max_size=12
 )
 VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=12)
 HEADERS = st.dictionaries(
