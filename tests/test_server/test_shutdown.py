@@ -92,14 +92,14 @@ def test_signal_after_client_disconnected_with_requests(processes: Processes) ->
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_second_signal_terminates_immediately(processes: Processes, number: signal.Signals) -> None:
-    server = processes.start_server(HELLO_DELAY="50")
+    server = processes.start_server(HELLO_DELAY="1000")
     with FrameConnection(server.url) as connection:
         connection.open_stream("POST", "/helloJson", JSON, body=PERSON)
         connection.flush()
         server.process.wait_for_line("HTTP version: 2")
         server.process.send_signal(number)
         # The handler has run when the signal has its default action again.
-        wait_until(lambda: not handles(server, number), "the first signal to be handled")
+        wait_until(lambda: not handles(server, number), "the signal to be handled", 10)
         server.process.send_signal(number)
         assert server.process.wait(5) == -number
     assert len(server.process.stderr_lines()) == 1
