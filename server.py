@@ -298,6 +298,10 @@ def main() -> None:
         sys.exit(f"server.py: {error}")
     configure_logging()
     asyncio.run(serve_until_signal(listener))
+    # Python would report at exit what could not be written to a full disk or a closed pipe.
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
 
 
 if __name__ == "__main__":

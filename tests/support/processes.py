@@ -18,8 +18,9 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60.0  # seconds for a condition to become true: the real KAR can take long to settle
 
-# The environment of the tests must not decide how the programs under test behave.
-OWN_VARIABLES = {"KAR_APP_HOST", "KAR_APP_PORT", "KAR_RUNTIME_PORT", "HELLO_DELAY"}
+# Variables that must not decide how the programs under test behave. PYTHON is for all that begin
+# like this: with PYTHONUNBUFFERED, for example, a program need not flush what it prints.
+OWN_VARIABLES = ("KAR_APP_HOST", "KAR_APP_PORT", "KAR_RUNTIME_PORT", "HELLO_DELAY", "PYTHON")
 
 # Makes standard input the controlling terminal, then becomes the command.
 TAKE_TERMINAL = (
@@ -219,7 +220,7 @@ class Processes:
         self.started: list[Process] = []
         self.watchdog: SessionWatchdog | None = None
         self.environment = {
-            name: value for name, value in os.environ.items() if name not in OWN_VARIABLES
+            name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
         }
         self.environment["XDG_RUNTIME_DIR"] = str(directory)
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
