@@ -11,12 +11,12 @@ How a call travels from one component of an application to another:
 - sidecar is the HTTP API that the component's process calls.
 - registry knows the live sidecars of the application, which find each other in a directory.
 - delivery chooses a replica of the service, follows redirects, and sends the request again where
-  KAR does. It refuses what the real KAR repeats without an end, damages or loses: status 501, or
-  KAR's own 500, and one line on standard error of the caller's kar.
-- http_client sends one request to one replica: through h2c, which speaks HTTP/2, to a service with
-  -h2c, and with httpx to others.
-- limits knows what fits in a Kafka message, go_text how Go, the language of KAR, reads and writes
-  text; output writes kar's own lines.
+  KAR does.
+- http_client sends one request to one replica: over HTTP/1.1 with a transport of httpx, and to a
+  service with -h2c over HTTP/2 with the transport in h2c.
+- refusals has the calls that are refused, because the real KAR would hang on them, damage them or
+  lose them: the caller gets status 501, or KAR's own 500, and the caller's kar logs the reason.
+- go_text knows how Go, the language of KAR, reads and writes text; output writes kar's own lines.
 
 On purpose, the embedded KAR is more lenient than the real one in a few points:
 

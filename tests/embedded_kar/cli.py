@@ -14,9 +14,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from . import go_text, http_client
-from .delivery import Delivery, RefusedError
+from .delivery import Delivery
 from .output import STDERR, STDOUT, log, print_fatal, print_text
 from .process import ProcessError, run_process
+from .refusals import RefusedError
 from .registry import Registry, RegistryError
 from .sidecar import Sidecar, serve_sidecar
 
@@ -42,7 +43,6 @@ FLAGS: dict[str, tuple[str | int | float | bool, str]] = {
     "missing_component_timeout": (120.0, "how long a call waits for a service, such as 30s or 2m"),
     "content_type": ("application/json", "of the BODY of kar rest"),
     "v": ("error", "accepted, without effect"),
-    "hostname": ("localhost", "accepted, without effect"),
     "help": (False, "print this"),
     "h": (False, "print this"),
 }
@@ -97,9 +97,10 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
         "KAR_APP_PORT": str(app_port),
         "KAR_REQUEST_TIMEOUT": "-1000",  # milliseconds; below 0 there is no limit
     }
-    async with Delivery(registry, options.missing_component_timeout) as delivery:
-        shutdown = asyncio.Event()
-        serving = asyncio.create_task(serve_sidecar(Sidecar(delivery), listener, shutdown))
+    async with (
+        Delivery(registry, options.missing_component_timeout) as delivery,
+        serve_sidecar(Sidecar(delivery), listener),
+    ):
         registry.register(options.service, app_port, options.h2c)
         try:
             if command:
@@ -108,8 +109,6 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
             return 0
         finally:
             registry.unregister()
-            shutdown.set()
-            await serving
 
 
 async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
@@ -183,20 +182,12 @@ def check_application(name: str) -> None:
     """Raise FatalError unless an application has a name that Kafka accepts for a topic."""
     if not name:
         raise FatalError("app name is required")
-    topic = f"kar_{name}"
-    if len(topic) > 249:
-        problem = f"the length of '{topic}' is longer than the max allowed length 249"
-    elif not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-        problem = (
-            f"'{topic}' contains one or more characters other than ASCII alphanumerics, "
-            "'.', '_' and '-'"
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        raise FatalError(
+            "failed to connect to Kafka: kafka server: The request attempted to perform an "
+            f"operation on an invalid topic - Topic name is invalid: 'kar_{name}' contains one or "
+            "more characters other than ASCII alphanumerics, '.', '_' and '-'"
         )
-    else:
-        return
-    raise FatalError(
-        "failed to connect to Kafka: kafka server: The request attempted to perform an operation "
-        f"on an invalid topic - Topic name is invalid: {problem}"
-    )
 
 
 def port(flag: int, variable: str, default: int) -> int:

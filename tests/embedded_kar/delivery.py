@@ -1,7 +1,7 @@
-"""Deliver calls to the replicas of a service, in the way of KAR.
+"""Deliver calls to the replicas of a service, as KAR does.
 
-A call goes to a random replica and stays with it while that exists, however often it has to be
-sent. What the real KAR repeats without an end, damages, or loses is refused at once.
+A call goes to a random replica and stays with it while that exists, however often the request has
+to be sent. A call that the real KAR would repeat until it gives up, after 15 minutes, is refused.
 """
 
 import asyncio
@@ -13,17 +13,12 @@ from datetime import datetime, timedelta
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
+import httpx
+
 from . import go_text
-from .http_client import (
-    BrokenError,
-    HttpClient,
-    InvalidMessageError,
-    Request,
-    Response,
-    UnreachableError,
-)
-from .limits import is_call_too_large, is_response_too_large
+from .http_client import HttpClient, Request, Response
 from .output import warn_once
+from .refusals import RefusedError, check_call, check_connection_header, check_response
 from .registry import PERIOD, Registry, Replica
 
 MAX_REDIRECTED = 10  # requests of one call; Go's HTTP client does not follow a tenth redirect
@@ -33,15 +28,6 @@ SETTLE = 0.3  # seconds in which the kar of a crashed service notices it
 PAUSE = 0.25  # seconds before a request is sent again
 
 BODY_HEADERS = {b"content-encoding", b"content-language", b"content-location", b"content-type"}
-
-
-class RefusedError(Exception):
-    """A call is not made, or its response not passed on; str() is the reason."""
-
-    def __init__(self, reason: str, status: int = 501) -> None:
-        """Take the reason, and KAR's own status if it refuses the call, too."""
-        super().__init__(reason)
-        self.status = status
 
 
 class Delivery:
@@ -74,10 +60,10 @@ class Delivery:
         while True:
             replica = await self._choose(service, deadline)
             if replica.h2c:
-                _check_connection_header(request)
+                check_connection_header(request)
             response = await self._send(replica, request)
             if response:
-                _check_response(response)
+                check_response(response)
                 return response
 
     async def _watch(self) -> None:
@@ -118,13 +104,15 @@ class Delivery:
                 self._clients[replica] = HttpClient(replica)
             try:
                 return await _follow_redirects(self._clients[replica], replica, request)
-            except UnreachableError:  # the process does not listen yet
+            except httpx.ConnectError:  # the process does not listen yet, or the request can wait
                 if time.monotonic() - start >= MISSING_NOTICE:
                     warn_once(
                         f"waiting for service {replica.service!r}: its kar is running, but nothing "
                         f"accepts connections at {replica.address}. Check -app_port"
                     )
-            except BrokenError as error:
+            except (httpx.LocalProtocolError, httpx.DecodingError) as error:
+                raise RefusedError(f"{error}; KAR would try for 15 minutes") from error
+            except httpx.TransportError as error:  # the connection broke
                 broken += 1
                 if await self._has_survived(replica) and (request.body or broken == MAX_BROKEN):
                     raise RefusedError(
@@ -160,10 +148,7 @@ async def _follow_redirects(client: HttpClient, replica: Replica, request: Reque
         url = go_text.quoted(f"http://{replica.address}{request.path}")
         raise RefusedError(f"failed to send message: parse {url}: {error}", 500) from error
     for _ in range(MAX_REDIRECTED):
-        try:
-            response = await client.send(request)
-        except InvalidMessageError as error:
-            raise RefusedError(f"{error}; KAR would try for 15 minutes: correct it") from error
+        response = await client.send(request)
         location = response.headers.get(b"location", b"").decode(errors="replace")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response
@@ -194,51 +179,6 @@ def _redirected(replica: Replica, request: Request, status: int, location: str) 
         return replace(request, path=path, headers=headers)
     headers = [header for header in headers if header[0] not in BODY_HEADERS]
     return Request("GET", path, headers, b"")
-
-
-def check_call(service: str, request: Request) -> None:
-    """Raise RefusedError if a call cannot succeed, whatever the service does."""
-    if request.method == "HEAD":
-        raise RefusedError(
-            "KAR repeats a HEAD request for 15 minutes if the response has a Content-Length: "
-            "use GET"
-        )
-    if any(name == b"upgrade" for name, _ in request.headers):
-        raise RefusedError(
-            "KAR passes the header Upgrade on to the service, and the call gets no response: "
-            "send the request without it"
-        )
-    if is_call_too_large(service, request.method, request.path, request.headers, request.body):
-        raise RefusedError(
-            "failed to send message: kafka server: Message was too large, server rejected it to "
-            "avoid allocation error",
-            500,
-        )
-
-
-def _check_connection_header(request: Request) -> None:
-    """Raise RefusedError for a header that Go's HTTP/2 client does not send."""
-    values = [value.lower() for name, value in request.headers if name == b"connection"]
-    if values not in ([], [b""], [b"keep-alive"]):
-        raise RefusedError(
-            "KAR cannot pass the header Connection on to a service with -h2c, and the call gets "
-            "no response: keep the connection open, or use HTTP/2"
-        )
-
-
-def _check_response(response: Response) -> None:
-    """Raise RefusedError for a response that KAR would damage or could not send."""
-    encoding = response.headers.get(b"content-encoding", b"").decode(errors="replace")
-    if encoding.lower() not in ("", "identity"):
-        raise RefusedError(
-            f"the response has Content-Encoding {encoding}; KAR would drop that header and damage "
-            "the body: send the request with Accept-Encoding: identity"
-        )
-    if is_response_too_large(response.content_type, response.body):
-        raise RefusedError(
-            "the response is larger than a Kafka message of 1,000,000 bytes; the kar of the "
-            "service would exit and leave the caller waiting: split the response"
-        )
 
 
 def _now() -> datetime:

@@ -1,6 +1,6 @@
 """Requests to one replica, with the headers that Go's HTTP client sends and reads.
 
-A replica with -h2c is called through h2c, others with httpx over HTTP/1.1.
+A replica with -h2c is called over HTTP/2, others over HTTP/1.1.
 """
 
 import gzip
@@ -10,24 +10,12 @@ from dataclasses import dataclass
 import httpx
 
 from . import go_text
-from .h2c import H2cClient, H2cError, Headers, InvalidRequestError, NotProcessedError
+from .h2c import H2cTransport, Headers
 from .registry import Replica
 
 # Go's HTTP client sets these itself; those about the connection do not exist in HTTP/2.
 LEFT_OUT = {b"host", b"content-length", b"transfer-encoding", b"trailer"}
 LEFT_OUT |= {b"connection", b"keep-alive", b"proxy-connection"}
-
-
-class UnreachableError(Exception):
-    """The replica does not accept a connection, or has not begun with the request."""
-
-
-class BrokenError(Exception):
-    """The connection broke after the request was sent."""
-
-
-class InvalidMessageError(Exception):
-    """HTTP does not allow the request or the response; str() says why."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +45,23 @@ class HttpClient:
     """A client for one replica."""
 
     def __init__(self, replica: Replica) -> None:
-        self._client: H2cClient | Http1Client
+        self._url = httpx.URL(f"http://{replica.address}")
+        self._transport: httpx.AsyncBaseTransport
         if replica.h2c:
-            self._client = H2cClient(replica.address)
+            self._transport = H2cTransport()
             self._user_agent = b"Go-http-client/2.0"
         else:
-            self._client = Http1Client(replica.address)
+            # The limit bounds how many connections httpx looks through for each request.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+            self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
             self._user_agent = b"Go-http-client/1.1"
 
     async def close(self) -> None:
-        """Close the connections; requests in flight raise BrokenError."""
-        await self._client.close()
+        """Close the connections; requests in flight raise httpx.TransportError."""
+        await self._transport.aclose()
 
     async def send(self, request: Request) -> Response:
-        """Send a request; raises an error of this module."""
+        """Send a request; raises httpx.TransportError or httpx.DecodingError."""
         headers = [
             (name, go_text.to_utf8(value))
             for name, value in request.headers
@@ -82,52 +73,21 @@ class HttpClient:
         unpacks = not names & {b"accept-encoding", b"range"}
         if unpacks:
             headers.append((b"accept-encoding", b"gzip"))
-        body = go_text.to_utf8(request.body)
-        try:
-            status, received, body = await self._client.request(
-                request.method, request.path, headers, body
+        response = await self._transport.handle_async_request(
+            httpx.Request(
+                request.method,
+                self._url,
+                headers=headers,
+                content=go_text.to_utf8(request.body),
+                extensions={"target": request.path.encode()},  # httpx would encode it once more
             )
-            if unpacks and received.get(b"content-encoding", b"").lower() == b"gzip":
-                body = gzip.decompress(body)
-                del received[b"content-encoding"]
-        except (NotProcessedError, httpx.ConnectError) as error:
-            raise UnreachableError from error
-        except (InvalidRequestError, httpx.LocalProtocolError) as error:
-            raise InvalidMessageError(f"the request is invalid: {error}") from error
-        except (H2cError, httpx.TransportError) as error:
-            raise BrokenError from error
-        except (OSError, EOFError, zlib.error) as error:
-            raise InvalidMessageError(f"the response is not gzip: {error}") from error
-        return Response(status, received, go_text.to_utf8(body))
-
-
-class Http1Client:
-    """A client for HTTP/1.1."""
-
-    def __init__(self, address: str) -> None:
-        self._url = f"http://{address}"
-        # The limit bounds how many connections httpx looks through for each request.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-        self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
-
-    async def close(self) -> None:
-        await self._transport.aclose()
-
-    async def request(
-        self, method: str, path: str, headers: Headers, body: bytes
-    ) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Send a request and return the status, the headers and the body of its response."""
-        request = httpx.Request(
-            method,
-            self._url,
-            headers=headers,
-            content=body,
-            extensions={"target": path.encode()},  # as it is, where httpx would encode it again
         )
-        response = await self._transport.handle_async_request(request)
         received = {name.lower(): value for name, value in response.headers.raw}
-        return (
-            response.status_code,
-            received,
-            b"".join([part async for part in response.aiter_raw()]),
-        )
+        body = b"".join([part async for part in response.aiter_raw()])
+        if unpacks and received.get(b"content-encoding", b"").lower() == b"gzip":
+            del received[b"content-encoding"]
+            try:
+                body = gzip.decompress(body)
+            except (OSError, EOFError, zlib.error) as error:
+                raise httpx.DecodingError(f"the response is not gzip: {error}") from error
+        return Response(response.status_code, received, go_text.to_utf8(body))

@@ -9,6 +9,8 @@ import html
 import logging
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 from hypercorn.asyncio import serve
@@ -22,13 +24,13 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from . import http_client
-from .delivery import Delivery, RefusedError, check_call
+from .delivery import Delivery
 from .output import STDOUT, log, warn_once
+from .refusals import RefusedError, check_call
 
 HEALTH = "/kar/v1/system/health"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 MAX_BODY = 1_000_000  # bytes; no Kafka message takes more, so the rest need not be kept
-SHUTDOWN = 0.5  # seconds for the end of connections
 
 
 class Sidecar:
@@ -36,7 +38,7 @@ class Sidecar:
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background_calls: set[asyncio.Task[None]] = set()
         self._app = Starlette(
             routes=[
                 Route("/kar/v1/service/{service}/call/{path:path}", self._call, methods=METHODS),
@@ -56,10 +58,8 @@ class Sidecar:
         Hypercorn breaks a connection, with all its calls, when data arrives for a request that
         has its response (https://github.com/pgjones/hypercorn/issues/329).
         """
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] != "http":  # a start and an exit need nothing
             return
-        self._keep(asyncio.current_task())
         body = bytearray()
         message: Message = {"more_body": True}
         while message.get("more_body"):
@@ -75,19 +75,6 @@ class Sidecar:
             return {"type": "http.request", "body": bytes(body)}
 
         await self._app(scope, receive_again, send)
-
-    async def close(self) -> None:
-        """Cancel all requests and calls, so that only idle connections are left."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=SHUTDOWN)
-
-    def _keep(self, task: asyncio.Task[None] | None) -> None:
-        """Keep a task, to be cancelled by close() if it has not finished by then."""
-        assert task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _call(self, request: Request) -> Response:
         """Call the service. Hypercorn goes on with that if the caller disconnects, as KAR does."""
@@ -108,8 +95,9 @@ class Sidecar:
         )
         if "async" in pragmas:
             check_call(service, call)
-            in_background = self._call_in_background(_line(request), service, call)
-            self._keep(asyncio.create_task(in_background))
+            task = asyncio.create_task(self._call_in_background(_line(request), service, call))
+            self._background_calls.add(task)
+            task.add_done_callback(self._background_calls.discard)
             return PlainTextResponse("OK", 202)
         response = await self._delivery.call(service, call)
         headers = {}
@@ -133,8 +121,9 @@ class Sidecar:
             )
 
 
-async def serve_sidecar(sidecar: Sidecar, listener: socket.socket, shutdown: asyncio.Event) -> None:
-    """Serve a sidecar's HTTP API until an event is set."""
+@asynccontextmanager
+async def serve_sidecar(sidecar: Sidecar, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve a sidecar's HTTP API in the background; the process must exit afterwards."""
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.loglevel = "ERROR"
@@ -144,23 +133,15 @@ async def serve_sidecar(sidecar: Sidecar, listener: socket.socket, shutdown: asy
     config.keep_alive_max_requests = sys.maxsize
     config.keep_alive_timeout = 3600
     config.backlog = 1024  # many callers may connect at once
-    config.graceful_timeout = SHUTDOWN
-
-    async def shutdown_trigger() -> None:
-        await shutdown.wait()
-        await sidecar.close()
-
     framework = cast(Framework, sidecar)  # its types are Starlette's; Hypercorn has its own
-    serving = asyncio.create_task(serve(framework, config, shutdown_trigger=shutdown_trigger))
-    await shutdown.wait()
-    # Workaround: asyncio up to Python 3.12 reports a connection in the middle of a request, which
-    # is cut off now, as an error, with a traceback. The process exits next.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    # On Python 3.12 and later, Hypercorn waits for a connection that does not end, and has to be
-    # cancelled twice: https://github.com/pgjones/hypercorn/issues/308
-    while not serving.done():
-        await asyncio.wait([serving], timeout=3 * SHUTDOWN)
-        serving.cancel()
+    serving = asyncio.create_task(serve(framework, config, shutdown_trigger=asyncio.Event().wait))
+    try:
+        yield
+    finally:
+        # Workaround: up to Python 3.12, asyncio reports each connection that is cut off as an
+        # error, with a traceback.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        serving.cancel()  # asyncio.run() waits for its end, and cancels all requests
 
 
 async def _health(request: Request) -> Response:

@@ -59,6 +59,9 @@ class Kar:
     def __init__(self, path: Path, processes: Processes) -> None:
         self.path = path
         self.is_embedded = path == EMBEDDED_KAR
+        # Seconds that a program must run for, so that kar passes on its exit status: the real one
+        # connects to Kafka first.
+        self.lifetime = 0.1 if self.is_embedded else 2
         self.processes = processes
         self.app = f"test-{uuid.uuid4().hex}"
         if not self.is_embedded:

@@ -7,13 +7,11 @@ import pytest
 from support.kar import Kar
 from support.processes import Process, free_port
 
-SHOW = [
-    "sh",
-    "-c",
-    "sleep 2; echo $KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT $0 $1",
-    "a",
-    "-h2c",
-]
+
+def show(kar: Kar) -> list[str]:
+    """Return a command that prints its variables and its arguments."""
+    variables = "$KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT"
+    return ["sh", "-c", f"sleep {kar.lifetime}; echo {variables} $0 $1", "a", "-h2c"]
 
 
 def fatal(process: Process) -> str:
@@ -42,20 +40,20 @@ def bare(kar: Kar, *arguments: str, **environment: str) -> Process:
 )
 def test_flags_in_the_forms_of_go(kar: Kar, flags: list[str]) -> None:
     port = str(free_port())
-    process = bare(kar, "run", *[flag.replace("PORT", port) for flag in flags], *SHOW)
+    process = bare(kar, "run", *[flag.replace("PORT", port) for flag in flags], *show(kar))
     assert process.wait() == 0
     assert f"[STDOUT] {port} 18 -1000 a -h2c" in process.stdout_lines()
 
 
 def test_ports_from_the_environment(kar: Kar) -> None:
     port = str(free_port())
-    process = kar.run(*SHOW, KAR_RUNTIME_PORT=port, KAR_APP_PORT="18")
+    process = kar.run(*show(kar), KAR_RUNTIME_PORT=port, KAR_APP_PORT="18")
     assert process.wait() == 0
     assert process.stdout_lines() == [f"[STDOUT] {port} 18 -1000 a -h2c"]
 
 
 def test_default_ports(kar: Kar) -> None:
-    process = kar.run(*SHOW)
+    process = kar.run(*show(kar))
     assert process.wait() == 0
     assert re.fullmatch(r"\[STDOUT\] \d+ 8080 -1000 a -h2c", process.stdout_lines()[0])
 
@@ -76,24 +74,13 @@ def test_run_command_that_cannot_be_started(kar: Kar, command: str, message: str
     assert fatal(kar.run(command)) == f"failed to start service: {message}"
 
 
-TOPIC = (
-    "failed to connect to Kafka: kafka server: The request attempted to perform an operation on an "
-    "invalid topic - Topic name is invalid: "
-)
-CHARACTERS = "contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
-
-
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("a b", f"'kar_a b' {CHARACTERS}"),
-        ("a/b", f"'kar_a/b' {CHARACTERS}"),
-        ("Zoë", f"'kar_Zoë' {CHARACTERS}"),
-        ("a" * 246, f"the length of 'kar_{'a' * 246}' is longer than the max allowed length 249"),
-    ],
-)
-def test_run_with_invalid_application_name(kar: Kar, name: str, problem: str) -> None:
-    assert fatal(bare(kar, "run", "-app", name, "true")) == TOPIC + problem
+@pytest.mark.parametrize("name", ["a b", "a/b", "Zoë"])
+def test_run_with_invalid_application_name(kar: Kar, name: str) -> None:
+    assert fatal(bare(kar, "run", "-app", name, "true")) == (
+        "failed to connect to Kafka: kafka server: The request attempted to perform an operation "
+        f"on an invalid topic - Topic name is invalid: 'kar_{name}' contains one or more "
+        "characters other than ASCII alphanumerics, '.', '_' and '-'"
+    )
 
 
 def test_runtime_port_in_use(kar: Kar) -> None:
@@ -113,12 +100,12 @@ def test_runtime_port_in_use(kar: Kar) -> None:
         (["run", "-h2c="], 'invalid boolean value "" for -h2c: parse error'),
         *[
             (
-                [command, f"-missing_component_timeout={value}"],
+                ["run", f"-missing_component_timeout={value}"],
                 f'invalid value "{value}" for flag -missing_component_timeout: parse error',
             )
-            for command in ("run", "rest")
             for value in ("3", "abc", "", "1x", "s", "1 s")
         ],
+        (["rest", "-nope"], "flag provided but not defined: -nope"),
         (["run", "-app"], "flag needs an argument: -app"),
         (["nope"], "invalid command"),
         ([], "invalid command"),
@@ -142,11 +129,12 @@ def test_help_exits_0(kar: Kar, arguments: list[str]) -> None:
     assert "Usage" in process.stdout_path.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value", ["0", "300ms", "1.5h", "1h30m", "+2m", "-1s", ".5s", "1us", "2µs"]
 )
 def test_run_accepts_durations(kar: Kar, value: str) -> None:
-    process = kar.run("-missing_component_timeout", value, "sleep", "2")
+    process = kar.run("-missing_component_timeout", value, "sleep", str(kar.lifetime))
     assert (process.wait(), process.stderr_lines()) == (0, [])
 
 

@@ -24,7 +24,9 @@ def stamped(process: Process) -> list[bytes]:
 
 
 def test_output_of_both_streams(kar: Kar) -> None:
-    process = kar.run("sh", "-c", "echo out; echo err >&2; echo; printf 'no end'; sleep 2")
+    process = kar.run(
+        "sh", "-c", f"echo out; echo err >&2; echo; printf 'no end'; sleep {kar.lifetime}"
+    )
     assert process.wait() == 0
     lines = process.stdout_lines()
     assert [line for line in lines if "[STDOUT]" in line] == [
@@ -67,6 +69,7 @@ def test_output_lines_of_any_length(kar: Kar) -> None:
     assert len(lines) == len(out) + len(err)
 
 
+@pytest.mark.slow
 @pytest.mark.embedded_only
 def test_output_of_a_million_lines(kar: Kar) -> None:
     program = (
@@ -91,7 +94,7 @@ def test_output_of_a_million_lines(kar: Kar) -> None:
 
 
 def test_standard_input_is_passed_on(kar: Kar) -> None:
-    process = kar.run("sh", "-c", "read line; echo got $line; sleep 2")
+    process = kar.run("sh", "-c", f"read line; echo got $line; sleep {kar.lifetime}")
     assert process.popen.stdin
     process.popen.stdin.write(b"this\n")
     process.popen.stdin.flush()
@@ -102,7 +105,7 @@ def test_standard_input_is_passed_on(kar: Kar) -> None:
 def test_process_inherits_directory_environment_and_group(kar: Kar) -> None:
     program = (
         "import os, time; print(os.getcwd(), os.environ['X_Y'], "
-        "os.getpgid(0) == os.getpgid(os.getppid())); time.sleep(2)"
+        f"os.getpgid(0) == os.getpgid(os.getppid())); time.sleep({kar.lifetime})"
     )
     process = python(kar, program, X_Y="x y")
     assert process.wait() == 0
@@ -111,12 +114,12 @@ def test_process_inherits_directory_environment_and_group(kar: Kar) -> None:
 
 @pytest.mark.parametrize("status", [0, 1, 7, 255])
 def test_exit_status_is_passed_on(kar: Kar, status: int) -> None:
-    assert kar.run("sh", "-c", f"sleep 2; exit {status}").wait() == status
+    assert kar.run("sh", "-c", f"sleep {kar.lifetime}; exit {status}").wait() == status
 
 
 def test_exit_status_after_a_signal_is_0(kar: Kar) -> None:
     """KAR's launcher has no status for it, and keeps its own, which is 0."""
-    assert kar.run("sh", "-c", "sleep 2; kill -9 $$").wait() == 0
+    assert kar.run("sh", "-c", f"sleep {kar.lifetime}; kill -9 $$").wait() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -149,21 +152,22 @@ def test_signal_to_the_process_goes_through_its_handler(kar: Kar) -> None:
     assert process.stdout_lines()[-1] == "[STDOUT] handled"
 
 
-# The real KAR needs a moment until a signal, or the exit of the process, has its usual effect.
-SLEEP = "sleep 2; echo ready; exec sleep 1000"
-ASYNCIO_SLEEP = (
-    "import asyncio, time; time.sleep(2); print('ready', flush=True); "
-    "asyncio.run(asyncio.sleep(1000))"
-)
+SLEEP = ["sh", "-c", "sleep $0; echo ready; exec sleep 1000"]
+ASYNCIO_SLEEP = [
+    sys.executable,
+    "-c",
+    "import asyncio, sys, time; time.sleep(float(sys.argv[1])); print('ready', flush=True); "
+    "asyncio.run(asyncio.sleep(1000))",
+]
 
 
-@pytest.mark.parametrize(
-    "command", [["sh", "-c", SLEEP], [sys.executable, "-c", ASYNCIO_SLEEP]], ids=["sh", "asyncio"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [SLEEP, ASYNCIO_SLEEP], ids=["sh", "asyncio"])
 def test_ctrl_c_is_silent(kar: Kar, command: list[str]) -> None:
     """The terminal sends SIGINT to kar and to the process, which exits of it or is killed."""
+    arguments = ["run", "-app", kar.app, *command, str(kar.lifetime)]
     for _ in range(3):
-        process = kar.processes.start_in_terminal(kar.path, "run", "-app", kar.app, *command)
+        process = kar.processes.start_in_terminal(kar.path, *arguments)
         process.wait_for_line("ready")
         process.press_ctrl_c()
         assert process.wait() == 0
@@ -171,11 +175,12 @@ def test_ctrl_c_is_silent(kar: Kar, command: list[str]) -> None:
         assert process.stdout_lines()[0] == "[STDOUT] ready"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handling", ["exec sleep 1000", "trap exit TERM; while :; do :; done"])
 def test_signal_to_the_whole_group_is_silent(kar: Kar, handling: str) -> None:
     """The command timeout sends SIGTERM to kar and to the process."""
     for _ in range(3):
-        process = kar.run("sh", "-c", f"sleep 2; echo ready; {handling}")
+        process = kar.run("sh", "-c", f"sleep {kar.lifetime}; echo ready; {handling}")
         process.wait_for_line("ready")
         os.killpg(process.pid, signal.SIGTERM)
         assert (process.wait(), process.stderr_lines()) == (0, [])

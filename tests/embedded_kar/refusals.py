@@ -1,0 +1,92 @@
+"""What KAR cannot pass on: the calls and responses that are refused, with the reasons.
+
+KAR passes them on as Kafka messages. A message is a JSON object, so its size depends on how many
+characters have to be escaped.
+"""
+
+from . import go_text
+from .http_client import Request, Response
+
+MAX_MESSAGE = 1_000_000  # bytes, unless Kafka is configured otherwise
+ALWAYS_FITS = MAX_MESSAGE // 12  # bytes; one byte becomes 6, or 12 in a header, when escaped
+# Bytes of a message beside the strings in it, with Kafka's own headers, such as the request ID.
+CALL_OVERHEAD = 333
+RESPONSE_OVERHEAD = 205
+
+
+class RefusedError(Exception):
+    """A call is not made, or its response not passed on; str() is the reason."""
+
+    def __init__(self, reason: str, status: int = 501) -> None:
+        """Take the reason, and KAR's own status if it refuses the call, too."""
+        super().__init__(reason)
+        self.status = status
+
+
+def check_call(service: str, request: Request) -> None:
+    """Raise RefusedError if a call cannot succeed, whatever the service does."""
+    if request.method == "HEAD":
+        raise RefusedError(
+            "KAR repeats a HEAD request for 15 minutes if the response has a Content-Length: "
+            "use GET"
+        )
+    if any(name == b"upgrade" for name, _ in request.headers):
+        raise RefusedError(
+            "KAR passes the header Upgrade on to the service, and the call gets no response: "
+            "send the request without it"
+        )
+    if _call_size(service, request) > MAX_MESSAGE:
+        raise RefusedError(
+            "failed to send message: kafka server: Message was too large, server rejected it to "
+            "avoid allocation error",
+            500,
+        )
+
+
+def check_connection_header(request: Request) -> None:
+    """Raise RefusedError for a header that Go's HTTP/2 client does not send."""
+    values = [value.lower() for name, value in request.headers if name == b"connection"]
+    if values not in ([], [b""], [b"keep-alive"]):
+        raise RefusedError(
+            "KAR cannot pass the header Connection on to a service with -h2c, and the call gets "
+            "no response: keep the connection open, or use HTTP/2"
+        )
+
+
+def check_response(response: Response) -> None:
+    """Raise RefusedError for a response that KAR would damage or could not send."""
+    encoding = response.headers.get(b"content-encoding", b"").decode(errors="replace")
+    if encoding.lower() not in ("", "identity"):
+        raise RefusedError(
+            f"the response has Content-Encoding {encoding}; KAR would drop that header and damage "
+            "the body: send the request with Accept-Encoding: identity"
+        )
+    if _response_size(response) > MAX_MESSAGE:
+        raise RefusedError(
+            "the response is larger than a Kafka message of 1,000,000 bytes; the kar of the "
+            "service would exit and leave the caller waiting: split the response"
+        )
+
+
+def _call_size(service: str, request: Request) -> int:
+    """Return the size of a call's message in bytes, or a little more."""
+    texts = [service.encode(), request.method.encode(), request.path.encode(), request.body]
+    size = sum(map(len, texts)) + sum(len(name) + len(value) for name, value in request.headers)
+    if size < ALWAYS_FITS:
+        return size
+    # The headers are a JSON object in a string of the message.
+    texts.append(
+        b"".join(
+            b"%b:[%b]," % (go_text.to_json(name), go_text.to_json(value))
+            for name, value in request.headers
+        )
+    )
+    return CALL_OVERHEAD + sum(len(go_text.to_json(text)) for text in texts)
+
+
+def _response_size(response: Response) -> int:
+    """Return the size of a response's message in bytes, or a little more."""
+    if len(response.body) < ALWAYS_FITS:
+        return len(response.body)
+    texts = (response.content_type, response.body)
+    return RESPONSE_OVERHEAD + sum(len(go_text.to_json(text)) for text in texts)
