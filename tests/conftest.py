@@ -29,7 +29,10 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of the real KAR that only the embedded one can pass."""
+    """Select the tests for each KAR, and keep those together that share services.
+
+    Tests of the real KAR that only the embedded one can pass are deselected.
+    """
 
     def needs_embedded_kar(item: pytest.Item) -> bool:
         if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
@@ -41,6 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if not needs_embedded_kar(item)]
+    for item in items:
+        if isinstance(item, pytest.Function) and "module_kar" in item.fixturenames:
+            # One worker of pytest-xdist runs them, so that their services are started only once.
+            kar_path = item.callspec.params["kar_path"]
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{kar_path}"))
 
 
 @pytest.fixture(scope="session", params=KAR_PATHS)

@@ -51,6 +51,10 @@ def main() -> int:
             return 1
         except InterruptionError as interruption:
             return interruption.exit_status
+        except BrokenPipeError:
+            # Nobody reads on, as in demo.py | head. Python would report that once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
     announce('What to read next: "Use it in your own service" in README.md, then server.py.')
     return 0
 

@@ -9,21 +9,19 @@ import h2.connection
 import h2.events
 import httpx
 
-TIMEOUT = 120.0  # seconds for one request: the real KAR can take long to notice a crash
+# timeout: seconds for one request, as the real KAR can take long to notice a crash.
+# verify: without TLS, certificates would be loaded in vain, which takes longer than a request.
+OPTIONS: dict[str, Any] = {"timeout": 120.0, "trust_env": False, "verify": False}
 
 
 def http2_client(base_url: str = "", **options: Any) -> httpx.Client:
     """Return a client that speaks only HTTP/2 without TLS."""
-    settings: dict[str, Any] = {"timeout": TIMEOUT, **options}
-    return httpx.Client(base_url=base_url, http1=False, http2=True, trust_env=False, **settings)
+    return httpx.Client(base_url=base_url, http1=False, http2=True, **(OPTIONS | options))
 
 
 def async_http2_client(base_url: str = "", **options: Any) -> httpx.AsyncClient:
     """Return the same client for asyncio."""
-    settings: dict[str, Any] = {"timeout": TIMEOUT, **options}
-    return httpx.AsyncClient(
-        base_url=base_url, http1=False, http2=True, trust_env=False, **settings
-    )
+    return httpx.AsyncClient(base_url=base_url, http1=False, http2=True, **(OPTIONS | options))
 
 
 class FrameConnection:
@@ -34,7 +32,7 @@ class FrameConnection:
 
     def __init__(self, url: str) -> None:
         parsed = httpx.URL(url)
-        self.socket = socket.create_connection((parsed.host, parsed.port), TIMEOUT)
+        self.socket = socket.create_connection((parsed.host, parsed.port), OPTIONS["timeout"])
         config = h2.config.H2Configuration(
             validate_outbound_headers=False, normalize_outbound_headers=False
         )

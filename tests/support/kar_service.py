@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import httpx
+from support.http2 import OPTIONS
 from support.kar import Kar, Replica, Sidecar
-from support.processes import TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ class Service:
     ) -> httpx.Response:
         """Send a request to the sidecar with exactly these headers; target may be encoded."""
         is_http2 = http_version == "HTTP/2"
-        with httpx.Client(
-            http1=not is_http2, http2=is_http2, trust_env=False, timeout=TIMEOUT
-        ) as client:
+        with httpx.Client(http1=not is_http2, http2=is_http2, **OPTIONS) as client:
             client.headers.clear()
             return client.request(
                 method,

@@ -79,6 +79,7 @@ def test_missing_port_raises_configuration_error(monkeypatch: pytest.MonkeyPatch
         SidecarClient("async-server")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("give_up", ["timeout", "cancel"])
 def test_calls_succeed_after_177_that_were_given_up(
     start_fake_sidecar: StartFakeSidecar, monkeypatch: pytest.MonkeyPatch, give_up: str

@@ -25,6 +25,7 @@ def summaries(process: Process, status: int = 0) -> dict[str, Any]:
     return settings
 
 
+@pytest.mark.slow
 def test_settings_differ_in_time_and_concurrency(kar: Kar) -> None:
     kar.start_server(HELLO_DELAY="0.2")
     client = kar.run("-h2c", "python", "timed-client.py", "-n", "20", "--json")
@@ -67,6 +68,7 @@ def test_one_call(processes: Processes, start_fake_sidecar: StartFakeSidecar) ->
     assert "gather: 1/1 ok, HTTP/2" in client.stdout_lines()
 
 
+@pytest.mark.slow
 def test_more_than_100_in_flight(
     processes: Processes, start_fake_sidecar: StartFakeSidecar
 ) -> None:
@@ -124,6 +126,7 @@ def test_some_calls_fail(processes: Processes, start_fake_sidecar: StartFakeSide
     assert "  failed: 2 status 500" in lines
 
 
+@pytest.mark.slow
 def test_timeouts_do_not_become_other_failures(
     processes: Processes, start_fake_sidecar: StartFakeSidecar
 ) -> None:
@@ -162,10 +165,17 @@ def test_sidecar_killed_during_a_measurement(
         ["x"],
     ],
 )
-def test_invalid_options(processes: Processes, options: list[str]) -> None:
-    client = start_timed_client(processes, 1, *options)
-    assert client.wait() == 2
-    assert client.stderr_lines()[-1].startswith("timed-client.py: error: ")
+def test_invalid_options(
+    timed_client: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["timed-client.py", *options])
+    with pytest.raises(SystemExit) as exit_status:
+        timed_client.parse_args()
+    assert exit_status.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("timed-client.py: error: ")
 
 
 def test_help_names_all_options_and_defaults(processes: Processes) -> None:
@@ -205,6 +215,7 @@ def test_warm_up_without_response(
         timed_client.asyncio.run(timed_client.run(options, []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["sequential", "gather", "tasks"])
 def test_interrupt_prints_the_results_so_far(
     processes: Processes, start_fake_sidecar: StartFakeSidecar, setting: str

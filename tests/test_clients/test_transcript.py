@@ -45,6 +45,7 @@ def test_each_line_has_a_time_stamp_and_its_stream(kar: Kar) -> None:
             assert re.fullmatch(LOG_LINE, line)
 
 
+@pytest.mark.slow
 def test_timed_client_measures_three_settings(kar: Kar) -> None:
     kar.start_server()
     client = kar.run("-h2c", "python", "timed-client.py")
@@ -56,8 +57,8 @@ def test_timed_client_measures_three_settings(kar: Kar) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.embedded_only  # twenty orders would take the real KAR many minutes
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.embedded_only  # ten orders would take the real KAR minutes
+@pytest.mark.parametrize("seed", range(10))
 def test_two_servers_and_two_clients_in_any_order(kar: Kar, seed: int) -> None:
     generator = random.Random(seed)
     commands = [SERVER, SERVER, CLIENT, CLIENT]
@@ -83,6 +84,7 @@ def test_second_server_on_the_same_port(kar: Kar) -> None:
     assert second.wait() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "during", "between"])
 def test_client_while_the_server_restarts(kar: Kar, moment: str) -> None:
     server = kar.start_server(HELLO_DELAY="2" if moment == "during" else "0.5")

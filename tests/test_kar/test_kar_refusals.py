@@ -191,6 +191,7 @@ def test_post_is_refused_if_a_living_service_breaks_its_connection(kar: Kar) -> 
     assert replica.process.stdout_lines().count("[STDOUT] POST /abort/1 x") == 1
 
 
+@pytest.mark.slow
 def test_requests_without_a_body_are_repeated(kar: Kar) -> None:
     replica, sidecar = start_breaking_service(kar)
     with http2_client() as client:
@@ -200,6 +201,7 @@ def test_requests_without_a_body_are_repeated(kar: Kar) -> None:
             assert (response.status_code, response.text) == (200, "3")
 
 
+@pytest.mark.slow
 def test_get_is_refused_if_it_breaks_each_connection(kar: Kar) -> None:
     _, sidecar = start_breaking_service(kar)
     with http2_client() as client:
@@ -227,6 +229,7 @@ def test_deadline_expires_if_a_service_does_not_appear(kar: Kar) -> None:
     assert 0.5 <= time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_waiting_caller_names_what_it_waits_for(kar: Kar) -> None:
     sidecar = kar.start_sidecar("-missing_component_timeout", "6s")
     with http2_client() as client:
@@ -237,6 +240,7 @@ def test_waiting_caller_names_what_it_waits_for(kar: Kar) -> None:
         assert name in lines[0]
 
 
+@pytest.mark.slow
 def test_waiting_rest_names_what_it_waits_for(kar: Kar) -> None:
     process = kar.rest("-missing_component_timeout", "6s", "get", "missing", "x")
     process.wait_for_line("waiting for service 'missing' of application")
@@ -244,6 +248,7 @@ def test_waiting_rest_names_what_it_waits_for(kar: Kar) -> None:
     assert "[ERROR] error invoking the service: deadline expired" in process.stdout_lines()[0]
 
 
+@pytest.mark.slow
 def test_caller_of_a_wrong_app_port_is_told(kar: Kar) -> None:
     port = free_port()
     kar.run("-service", "deaf", "-app_port", str(port), "sleep", "1000")

@@ -32,6 +32,7 @@ def calls_by_port(sidecar: Sidecar, count: int) -> Counter[int]:
     return Counter(int(response.json()["port"]) for response in responses)
 
 
+@pytest.mark.slow
 def test_two_replicas_share_the_calls(kar: Kar) -> None:
     first = kar.start_echo("-h2c")
     second = kar.start_echo("-h2c")
@@ -50,6 +51,7 @@ def test_two_replicas_share_the_calls(kar: Kar) -> None:
     assert calls_by_port(sidecar, 200)[third.port] >= 60
 
 
+@pytest.mark.slow
 def test_applications_do_not_see_each_other(kar: Kar) -> None:
     other_kar = kar.other_application()
     replica = kar.start_echo("-h2c")
@@ -58,6 +60,7 @@ def test_applications_do_not_see_each_other(kar: Kar) -> None:
     assert calls_by_port(other_kar.start_sidecar(), 20) == {other_replica.port: 20}
 
 
+@pytest.mark.slow
 def test_call_before_its_service_exists(kar: Kar) -> None:
     sidecar = kar.start_sidecar()
 
@@ -72,6 +75,7 @@ def test_call_before_its_service_exists(kar: Kar) -> None:
     assert [response.status_code for response in responses] == [200] * 10
 
 
+@pytest.mark.slow
 def test_call_before_its_service_listens(kar: Kar) -> None:
     port = free_port()
     command = "sleep 5; exec python tests/support/echo_service.py"
@@ -91,6 +95,7 @@ def crash(replica: Replica, part: str) -> psutil.Process:
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["process", "both", "sidecar"])
 @pytest.mark.parametrize("other_replica", ["running", "started later"])
 def test_calls_in_flight_when_a_replica_crashes(kar: Kar, part: str, other_replica: str) -> None:
@@ -111,6 +116,7 @@ def test_calls_in_flight_when_a_replica_crashes(kar: Kar, part: str, other_repli
     assert [response.status_code for response in responses] == [200] * 20
 
 
+@pytest.mark.slow
 def test_200_calls_in_flight_when_one_of_two_replicas_crashes(kar: Kar) -> None:
     first = kar.start_echo("-h2c")
     second = kar.start_echo("-h2c")
@@ -132,6 +138,7 @@ def test_200_calls_in_flight_when_one_of_two_replicas_crashes(kar: Kar) -> None:
     assert [response.status_code for response in responses] == [200] * 200
 
 
+@pytest.mark.slow
 def test_process_without_its_sidecar_gets_no_calls(kar: Kar) -> None:
     """The process goes on serving, but another replica has to be called."""
     abandoned = kar.start_echo("-h2c")
@@ -144,6 +151,7 @@ def test_process_without_its_sidecar_gets_no_calls(kar: Kar) -> None:
     assert calls_by_port(sidecar, 20) == {replica.port: 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("http2", [True, False])
 def test_call_whose_caller_has_disconnected(kar: Kar, http2: bool) -> None:
     sidecar = kar.start_sidecar()
@@ -155,6 +163,7 @@ def test_call_whose_caller_has_disconnected(kar: Kar, http2: bool) -> None:
     kar.start_echo("-h2c").process.wait_for_line("[STDOUT] POST /late")
 
 
+@pytest.mark.slow
 @pytest.mark.embedded_only
 def test_sidecars_leave_no_files(kar: Kar) -> None:
     directory = kar.processes.directory / "embedded-kar"

@@ -85,6 +85,7 @@ def test_runtime_directory_that_cannot_be_made(kar: Kar) -> None:
     assert "/dev/null/x" in fatal(kar.run("true", XDG_RUNTIME_DIR="/dev/null/x"))
 
 
+@pytest.mark.slow
 def test_runtime_directory_with_other_files(kar: Kar) -> None:
     """They are removed, since no process holds them; a directory, a pipe and a link stay."""
     directory = kar.processes.directory / "embedded-kar"
@@ -106,6 +107,7 @@ def test_runtime_directory_with_other_files(kar: Kar) -> None:
     assert outside.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_locked_file_with_invalid_content(kar: Kar) -> None:
     directory = kar.processes.directory / "embedded-kar"
     directory.mkdir(mode=0o700)
@@ -120,6 +122,7 @@ def test_locked_file_with_invalid_content(kar: Kar) -> None:
         assert {"a", "b"} <= {path.name for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["//127.0.0.2//b", "http://127.0.0.2/", "@127.0.0.2"])
 def test_path_never_leads_to_another_host(kar: Kar, path: str) -> None:
     kar.start_server(HELLO_DELAY="0")
@@ -129,6 +132,7 @@ def test_path_never_leads_to_another_host(kar: Kar, path: str) -> None:
         assert response.json()["detail"] == "Not Found"
 
 
+@pytest.mark.slow
 def test_proxy_in_the_environment_is_ignored(kar: Kar) -> None:
     proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
     port = str(free_port())
@@ -140,6 +144,7 @@ def test_proxy_in_the_environment_is_ignored(kar: Kar) -> None:
     assert client.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["POST", "TRACE"])
 @pytest.mark.parametrize("path", ["/kar/v1/nope", "/kar/v1/system/health", "/kar/v1/await"])
 def test_early_response_next_to_50_greetings(kar: Kar, method: str, path: str) -> None:
@@ -150,6 +155,7 @@ def test_early_response_next_to_50_greetings(kar: Kar, method: str, path: str) -
     assert greetings == OK
 
 
+@pytest.mark.slow
 def test_too_large_body_next_to_50_greetings(kar: Kar) -> None:
     kar.start_server(HELLO_DELAY="0.5")
     url = kar.start_sidecar().url
@@ -157,6 +163,7 @@ def test_too_large_body_next_to_50_greetings(kar: Kar) -> None:
     assert send_next_to_greetings(url, GREETING, "POST", GREETING, body) == (500, OK)
 
 
+@pytest.mark.slow
 def test_large_body_next_to_50_greetings(kar: Kar) -> None:
     """The service refuses the body, on the connection that carries its greetings."""
     kar.start_server(HELLO_DELAY="0.5")
@@ -165,6 +172,7 @@ def test_large_body_next_to_50_greetings(kar: Kar) -> None:
     assert send_next_to_greetings(url, GREETING, "POST", GREETING, body) == (413, OK)
 
 
+@pytest.mark.slow
 def test_500_invalid_requests(kar: Kar) -> None:
     kar.start_server(HELLO_DELAY="0")
     sidecar = kar.start_sidecar().url

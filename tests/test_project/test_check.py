@@ -73,6 +73,7 @@ def project(tmp_path: Path, processes: Processes) -> Project:
     return Project(directory, processes)
 
 
+@pytest.mark.slow
 def test_check_passes_arguments_to_pytest(project: Project) -> None:
     check = project.check("-n", "1", "-k", "quick", KAR="")
     assert check.wait() == 0, check.stderr_lines()
@@ -102,6 +103,7 @@ def test_check_without_real_kar(project: Project) -> None:
     assert check.stderr_lines() == ["check.py: KAR=/no/such/kar is not an executable file"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_check_signal(project: Project, number: signal.Signals) -> None:
     check = project.check("-n", "1", "-k", "processes", KAR="")

@@ -57,6 +57,19 @@ def test_demo_succeeds(kar: Kar) -> None:
     assert float(seconds[-1]) > 5
 
 
+def test_demo_output_is_not_read(processes: Processes, kar_wrapper: Path, tmp_path: Path) -> None:
+    """As in demo.py | head: the demo ends what it has started, without a traceback."""
+    pids = tmp_path / "pids"
+    write_wrapper(kar_wrapper, f"echo $$ >> {pids}")
+    # The fifth line of output is printed when the server runs.
+    pipeline = f"python3 tests/demo.py --kar {kar_wrapper} | head -4; exit ${{PIPESTATUS[0]}}"
+    demo = processes.start("bash", "-c", pipeline)
+    assert demo.wait(TIMEOUT) == 1
+    assert demo.stderr_lines() == []
+    (pid,) = pids.read_text().split()
+    assert not psutil.pid_exists(int(pid))
+
+
 def test_demo_without_kar(processes: Processes) -> None:
     demo = processes.start(*DEMO, "--kar", "/no/such/kar")
     assert demo.wait() == 2
@@ -74,6 +87,7 @@ def test_demo_server_does_not_start(processes: Processes, kar_wrapper: Path) -> 
     ]
 
 
+@pytest.mark.slow
 def test_demo_first_start_fails(processes: Processes, kar_wrapper: Path, tmp_path: Path) -> None:
     failed = shlex.quote(str(tmp_path / "failed"))
     write_wrapper(
@@ -106,6 +120,7 @@ def test_demo_call_fails_after_crash(processes: Processes, kar_wrapper: Path) ->
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "moment"),
     [

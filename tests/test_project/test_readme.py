@@ -139,6 +139,7 @@ def test_server_command(terminal: Terminal, command: Command) -> None:
     assert_shown_output(server, command.output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", OTHER_COMMANDS, ids=lambda command: command.text)
 def test_command_next_to_a_server(terminal: Terminal, command: Command) -> None:
     curl = shutil.which("curl")

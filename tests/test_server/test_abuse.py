@@ -120,6 +120,7 @@ def _many_open_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_other_callers_during_an_attack(processes: Processes, attack: Attack) -> None:
     server = processes.start_server(HELLO_DELAY="0.01")

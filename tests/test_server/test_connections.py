@@ -59,6 +59,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_request_next_to_50_greetings(processes: Processes, case: str) -> None:
     """Without ReadRequestBeforeResponse the connection would end with all its greetings."""

@@ -14,6 +14,7 @@ from server import app
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("call_app")
 @schema.parametrize()
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -61,6 +61,7 @@ def test_signal_to_idle_server(processes: Processes, number: signal.Signals) -> 
     assert len(server.process.stderr_lines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_with_half_a_request_open(processes: Processes, number: signal.Signals) -> None:
     server = processes.start_server(HELLO_DELAY="0")
@@ -78,6 +79,7 @@ def test_signal_with_half_a_request_open(processes: Processes, number: signal.Si
     assert len(server.process.stderr_lines()) == 1
 
 
+@pytest.mark.slow
 def test_signal_after_client_disconnected_with_requests(processes: Processes) -> None:
     server = processes.start_server(HELLO_DELAY="0.5")
     with FrameConnection(server.url) as connection:
@@ -115,6 +117,7 @@ def handles(server: Server, number: signal.Signals) -> bool:
     return bool(int(caught.split()[1], 16) & 1 << (number - 1))
 
 
+@pytest.mark.slow
 def test_exit_of_kar_ends_the_server(processes: Processes) -> None:
     """A shell takes the place of kar: it starts the server with KAR_RUNTIME_PORT, and is killed."""
     port = free_port()
@@ -135,6 +138,7 @@ def test_exit_of_kar_ends_the_server(processes: Processes) -> None:
     assert not accepts_connections(port)
 
 
+@pytest.mark.slow
 def test_server_without_kar_outlives_its_parent(processes: Processes) -> None:
     port = str(free_port())
     parent = processes.start("sh", "-c", "python server.py; true", KAR_APP_PORT=port)

@@ -7,6 +7,8 @@ import psutil
 import pytest
 from support.processes import Process, Processes, accepts_connections, free_port
 
+from server import ConfigurationError, app_port, hello_delay
+
 
 def error_line(process: Process) -> str:
     """Return the only line on standard error of a server that could not start."""
@@ -17,9 +19,15 @@ def error_line(process: Process) -> str:
 
 
 @pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1", "80.5", "1e4", "8080 9090"])
-def test_invalid_port(processes: Processes, port: str) -> None:
-    line = error_line(processes.start("python", "server.py", KAR_APP_PORT=port))
-    assert f"KAR_APP_PORT is {port!r}" in line
+def test_invalid_port(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    monkeypatch.setenv("KAR_APP_PORT", port)
+    with pytest.raises(ConfigurationError, match=f"KAR_APP_PORT is '{port}'.*kar run"):
+        app_port()
+
+
+def test_invalid_port_is_reported_in_one_line(processes: Processes) -> None:
+    line = error_line(processes.start("python", "server.py", KAR_APP_PORT="x"))
+    assert "KAR_APP_PORT is 'x'" in line
     assert "kar run" in line
 
 
@@ -28,10 +36,16 @@ def test_missing_port(processes: Processes) -> None:
 
 
 @pytest.mark.parametrize("delay", ["", "x", "-1", "nan", "inf", "1e999"])
-def test_invalid_delay(processes: Processes, delay: str) -> None:
+def test_invalid_delay(monkeypatch: pytest.MonkeyPatch, delay: str) -> None:
+    monkeypatch.setenv("HELLO_DELAY", delay)
+    with pytest.raises(ConfigurationError, match=f"HELLO_DELAY is '{delay}'"):
+        hello_delay()
+
+
+def test_invalid_delay_is_reported_in_one_line(processes: Processes) -> None:
     port = str(free_port())
-    server = processes.start("python", "server.py", KAR_APP_PORT=port, HELLO_DELAY=delay)
-    assert f"HELLO_DELAY is {delay!r}" in error_line(server)
+    server = processes.start("python", "server.py", KAR_APP_PORT=port, HELLO_DELAY="x")
+    assert "HELLO_DELAY is 'x'" in error_line(server)
 
 
 def test_port_in_use(processes: Processes) -> None:
