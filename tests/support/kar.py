@@ -72,7 +72,13 @@ class Kar:
         return Kar(self.path, self.processes)
 
     def run(self, *arguments: str | Path, **environment: str) -> Process:
-        """Start `kar run` with the test's application and more arguments."""
+        """Start `kar run` with the test's application and more arguments.
+
+        By default nothing listens on the port of its process. After the crash of a sidecar, the
+        real KAR sends some calls to other components as well, and on port 8080 the server of
+        another test could respond.
+        """
+        environment = {"KAR_APP_PORT": str(free_port()), **environment}
         return self.processes.start(self.path, "run", "-app", self.app, *arguments, **environment)
 
     def rest(self, *arguments: str) -> Process:
@@ -84,6 +90,7 @@ class Kar:
         port = free_port()
         process = self.run("-runtime_port", str(port), *flags, "sleep", "1000")
         wait_until(lambda: accepts_connections(port), "the sidecar to listen")
+        self._wait_until_connected(port)
         return Sidecar(process, f"http://127.0.0.1:{port}", port)
 
     def start_replica(self, service: str, *arguments: str, **environment: str) -> Replica:
@@ -92,10 +99,11 @@ class Kar:
         The arguments are further flags and the command. With the real KAR it may take seconds
         until the replica gets its first call.
         """
-        port = free_port()
-        flags = ["-service", service, "-app_port", str(port)]
+        port, sidecar_port = free_port(), free_port()
+        flags = ["-service", service, "-app_port", str(port), "-runtime_port", str(sidecar_port)]
         process = self.run(*flags, *arguments, **environment)
         process.wait_for_line("Running on")
+        self._wait_until_connected(sidecar_port)
         return Replica(process, service, port)
 
     def start_server(self, **environment: str) -> Replica:
@@ -127,6 +135,15 @@ class Kar:
 
         with http2_client(timeout=httpx.Timeout(TIMEOUT)) as client:
             wait_until(all_called, "a call of each replica")
+
+    def _wait_until_connected(self, sidecar_port: int) -> None:
+        """Wait until a sidecar of the real KAR is connected to Kafka.
+
+        One of two that connect at once can exit, because both change the application's topic.
+        """
+        if not self.is_embedded:
+            url = f"http://127.0.0.1:{sidecar_port}/kar/v1/system/information/sidecars"
+            httpx.get(url, trust_env=False, timeout=TIMEOUT)
 
     def _create_application(self) -> None:
         """Let the real kar create the application's topic in Kafka, which can fail at first."""

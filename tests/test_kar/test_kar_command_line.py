@@ -53,7 +53,7 @@ def test_ports_from_the_environment(kar: Kar) -> None:
 
 
 def test_default_ports(kar: Kar) -> None:
-    process = kar.run(*show(kar))
+    process = bare(kar, "run", "-app", kar.app, *show(kar))
     assert process.wait() == 0
     assert re.fullmatch(r"\[STDOUT\] \d+ 8080 -1000 a -h2c", process.stdout_lines()[0])
 
