@@ -2,7 +2,7 @@
 
     kar run -h2c -app hello-async python client.py
 
-main() makes the calls. SidecarClient, below it, is the part to copy into other clients.
+main() makes the calls. Other programs can import SidecarClient and its two exceptions.
 """
 
 import asyncio
@@ -65,12 +65,12 @@ class SidecarClient:
         headers: dict[str, str] | None = None,
         timeout: float = 30.0,
     ) -> httpx.Response:
-        """Call a path of the service and return its response, which has a 2xx status.
+        """Send a request to a path of the service and return the response, with a 2xx status.
 
-        The timeout is in seconds, and includes the time in which the call waits for others. The
-        default lets KAR repeat the call on another host, which took 19 seconds in a test.
+        The timeout is in seconds. It includes the time that the call waits while 100 others are in
+        flight. The default lets KAR repeat the call on another host, which took 19 s in a test.
 
-        Raises CallError on a timeout, a failed connection, or a status that is not 2xx.
+        Raise CallError on a timeout, a failed connection, or a status that is not 2xx.
         """
         client = self._client
         self._calls_in_flight[client] += 1
@@ -84,7 +84,7 @@ class SidecarClient:
             self._replace_client(client)
             raise
         except Exception as error:
-            # Usually a TimeoutError; httpcore can raise others if it is still connecting.
+            # A TimeoutError as a rule, but httpcore can raise other errors while it connects.
             if deadline.expired():
                 self._replace_client(client)
                 raise CallError(
@@ -128,10 +128,10 @@ class SidecarClient:
             timeout=None,
         )
 
-    # Workaround: httpx does not reset the stream of a request that is given up. The connection
-    # counts the stream as open, and after 100 of them each new request fails. So after a call that
-    # was given up, new calls get a new client, and the old one is closed after its last call.
-    # It can go once https://github.com/encode/httpcore/issues/1022 is fixed.
+    # Workaround: httpx does not reset the stream of a request that timed out or was cancelled. The
+    # connection counts the stream as open, and after 100 of them each new request fails. So after
+    # such a call, new calls get a new client, and the old one is closed after its last call. Both
+    # methods can be removed once https://github.com/encode/httpcore/issues/1022 is fixed.
 
     def _replace_client(self, client: httpx.AsyncClient) -> None:
         if client is self._client:
@@ -145,7 +145,7 @@ class SidecarClient:
 
 
 class ConfigurationError(Exception):
-    """An environment variable does not have the value that kar gives it."""
+    """KAR_RUNTIME_PORT is missing, or is not a port: kar has not started this process."""
 
 
 class CallError(Exception):

@@ -56,30 +56,28 @@ INVALID_TEXT = {
         "application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}
     },
 }
+JSON_ERRORS: dict[int | str, dict[str, Any]] = {400: UNREADABLE, 413: TOO_LARGE}
+TEXT_ERRORS: dict[int | str, dict[str, Any]] = {413: TOO_LARGE, 422: INVALID_TEXT}
 
 app = FastAPI(
     title="Greeting service",
     description="Greets people over HTTP/2, as an example of a service behind KAR.",
-    max_body_size=64 * 1024,  # older versions than that of requirements.txt ignore this silently
+    max_body_size=64 * 1024,  # earlier versions of FastAPI ignore this without a message
 )
 
 
-@app.post("/helloJson", responses={400: UNREADABLE, 413: TOO_LARGE})
+@app.post("/helloJson", responses=JSON_ERRORS)
 async def hello_json(person: Person, request: Request) -> Greeting:
     await simulate_work(request)
     return Greeting(message=f"Hello {person.name} {person.surname}")
 
 
-@app.post(
-    "/helloText",
-    responses={413: TOO_LARGE, 422: INVALID_TEXT},
-    openapi_extra={"requestBody": TEXT_BODY},
-)
+@app.post("/helloText", responses=TEXT_ERRORS, openapi_extra={"requestBody": TEXT_BODY})
 async def hello_text(request: Request) -> str:
     # The raw body, because Body() would parse it as JSON if the Content-Type is JSON.
     name = validate_text(await request.body())
     await simulate_work(request)
-    return f"Hello {name}"
+    return f"Hello {name}"  # FastAPI sends this as a JSON string, in quotation marks
 
 
 @app.get("/health")
@@ -102,6 +100,32 @@ def validate_text(body: bytes) -> str:
         raise RequestValidationError(details) from error
 
 
+def hello_delay() -> float:
+    """Return HELLO_DELAY, how many seconds a greeting takes."""
+    value = os.environ.get("HELLO_DELAY", "0.1")
+    with contextlib.suppress(ValueError):
+        if 0 <= float(value) < math.inf:
+            return float(value)
+    raise ConfigurationError(
+        f"HELLO_DELAY is {value!r}, not a number of seconds. Set it to 0 or more, such as 0.1"
+    )
+
+
+def configure_logging() -> None:
+    """Write the messages of greeting_log to standard output, one line each."""
+    # Only for this logger: a handler of the root logger would print Hypercorn's messages twice.
+    greeting_log.addHandler(logging.StreamHandler(sys.stdout))
+    greeting_log.setLevel(logging.INFO)
+    greeting_log.propagate = False
+    # A full disk or a closed pipe must not fill standard error with tracebacks.
+    logging.raiseExceptions = False
+
+
+# For a service of your own, replace the code above, except for app. Keep the code below.
+
+SHUTDOWN_RESERVE = 4.0  # seconds that requests may take beyond HELLO_DELAY after a signal
+
+
 @app.exception_handler(RequestValidationError)
 async def report_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
     """Respond like FastAPI, but without the input.
@@ -116,10 +140,10 @@ class ReadRequestBeforeResponse:
     """ASGI middleware that reads each request to its end before its response starts.
 
     Hypercorn 0.18 ends the whole connection, with all its requests, when body data arrives for a
-    request that already has its response, such as a 404 or a 413. What the application has not
-    read by then is dropped. Wrap the whole application in this class: app.add_middleware() would
-    not cover the responses that FastAPI sends from outside of its middleware. It can be removed
-    once https://github.com/pgjones/hypercorn/issues/329 is fixed.
+    request that already has its response, such as a 404 or a 413. So when the application starts
+    a response, this class reads and drops the rest of the request. Wrap the whole application in
+    it: app.add_middleware() would not cover the responses that FastAPI sends from outside of its
+    middleware. It can be removed once https://github.com/pgjones/hypercorn/issues/329 is fixed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -130,12 +154,12 @@ class ReadRequestBeforeResponse:
             await self.app(scope, receive, send)
             return
         more_body = True
-        # A StreamingResponse receives messages while it sends its own.
-        receiving = asyncio.Lock()
+        # A StreamingResponse receives while it sends. Only one of the two may wait for a message.
+        receive_lock = asyncio.Lock()
 
         async def receive_message() -> Message:
             nonlocal more_body
-            async with receiving:
+            async with receive_lock:
                 message = await receive()
                 more_body = message.get("more_body", False)
             return message
@@ -143,7 +167,7 @@ class ReadRequestBeforeResponse:
         async def send_message(message: Message) -> None:
             nonlocal more_body
             if more_body:
-                async with receiving:
+                async with receive_lock:
                     while more_body:
                         more_body = (await receive()).get("more_body", False)
             await send(message)
@@ -171,7 +195,10 @@ class RequestTracker:
             self.in_flight.remove(task)
 
     async def finish_requests(self, timeout: float) -> None:
-        """Wait until no request is in flight; after timeout seconds, cancel those that are."""
+        """Wait until no request is in flight, and cancel those that are left after timeout seconds.
+
+        New requests are waited for as well.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self.in_flight:
@@ -181,18 +208,18 @@ class RequestTracker:
 
 
 def hypercorn_config(listener: socket.socket) -> Config:
-    """Return a configuration with which Hypercorn ends connections as rarely as possible.
+    """Return a configuration for a listening socket, with which connections end rarely.
 
-    If the connection from the sidecar breaks during a request with a body, KAR repeats the request
-    with an empty body, and so the call is lost.
+    If the connection from the sidecar breaks during a request with a body, and the server goes on,
+    KAR repeats the request with an empty body. So the call can never succeed.
     """
     config = Config()
     # The socket is open already, so that a port in use is reported before Hypercorn starts.
     config.bind = [f"fd://{listener.detach()}"]
     # The default ends each connection after 1,000 requests.
     config.keep_alive_max_requests = sys.maxsize
-    # The default ends a connection after 5 idle seconds. The value has to be finite, because
-    # Hypercorn keeps a connection that its client has closed, with its file descriptor, that long.
+    # The default ends a connection after 5 idle seconds. Infinity would be wrong, too: Hypercorn
+    # holds the file descriptor of a connection that its client has closed until this time is over.
     config.keep_alive_timeout = 3600
     return config
 
@@ -200,8 +227,9 @@ def hypercorn_config(listener: socket.socket) -> Config:
 async def serve_until_signal(listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, complete the requests in flight, and return.
 
-    Requests that are still in flight HELLO_DELAY + 4 seconds after the signal are cancelled, such
-    as one whose body never arrives. A second signal terminates the process immediately.
+    A request that takes longer than HELLO_DELAY + SHUTDOWN_RESERVE seconds after the signal is
+    cancelled: for example, its body may never arrive. A second signal terminates the process at
+    once. kar, when it is stopped, does not wait for this: it kills its process.
     """
     tracker = RequestTracker(ReadRequestBeforeResponse(app))
     signal_received = asyncio.Event()
@@ -215,7 +243,7 @@ async def serve_until_signal(listener: socket.socket) -> None:
         # Hypercorn serves as before until this returns. From then on it would break a connection
         # on which a POST arrives: https://github.com/pgjones/hypercorn/issues/308
         await signal_received.wait()
-        await tracker.finish_requests(timeout=hello_delay() + 4)
+        await tracker.finish_requests(timeout=hello_delay() + SHUTDOWN_RESERVE)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, handle_signal)
@@ -227,10 +255,11 @@ async def serve_until_signal(listener: socket.socket) -> None:
 
 
 async def exit_with_kar() -> None:
-    """If kar has started this process, kill this process when kar has exited.
+    """Kill this process when its parent has exited, if kar has set the environment.
 
-    kar kills its process when it exits, but not when it crashes. The process would then keep the
-    port, and the next kar run would fail.
+    When kar is stopped, it kills the process that it has started. When kar crashes, the process
+    would go on and keep the port, and the next kar run would fail. kar has to be the parent of
+    this process, without a shell in between.
     """
     if "KAR_RUNTIME_PORT" not in os.environ:
         return
@@ -256,27 +285,6 @@ def app_port() -> int:
     )
 
 
-def hello_delay() -> float:
-    """Return HELLO_DELAY, how many seconds a greeting takes."""
-    value = os.environ.get("HELLO_DELAY", "0.1")
-    with contextlib.suppress(ValueError):
-        if 0 <= float(value) < math.inf:
-            return float(value)
-    raise ConfigurationError(
-        f"HELLO_DELAY is {value!r}, not a number of seconds. Set it to 0 or more, such as 0.1"
-    )
-
-
-def configure_logging() -> None:
-    """Write the messages of greeting_log to standard output, one line each."""
-    # Only for this logger: a handler of the root logger would print Hypercorn's messages twice.
-    greeting_log.addHandler(logging.StreamHandler(sys.stdout))
-    greeting_log.setLevel(logging.INFO)
-    greeting_log.propagate = False
-    # A full disk or a closed pipe must not fill standard error with tracebacks.
-    logging.raiseExceptions = False
-
-
 def listen() -> socket.socket:
     """Return a socket that listens on KAR_APP_HOST, by default 127.0.0.1, and KAR_APP_PORT."""
     host = os.environ.get("KAR_APP_HOST", "127.0.0.1")
@@ -298,7 +306,7 @@ def main() -> None:
         sys.exit(f"server.py: {error}")
     configure_logging()
     asyncio.run(serve_until_signal(listener))
-    # Python would report at exit what could not be written to a full disk or a closed pipe.
+    # If a line could not be written, Python would try once more at exit, and report the failure.
     if sys.stdout is not None:
         with contextlib.suppress(OSError):
             sys.stdout.close()

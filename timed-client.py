@@ -1,8 +1,8 @@
-"""Time calls to async-server that are awaited one by one, gathered, or started as tasks.
+"""Time calls to async-server in three settings: awaited one by one, gathered, started as tasks.
 
     kar run -h2c -app hello-async python timed-client.py
 
-The three ways of awaiting come first. Below them are measuring, reporting and the command line.
+The three settings come first. Below them are measuring, reporting and the command line.
 """
 
 import argparse
@@ -58,7 +58,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 class CallResult:
     """One call, with times in seconds of time.perf_counter().
 
-    It was due when its coroutine was created, and sent when it had got a free slot.
+    due is when the setting made the call, and sent is when the call got a free slot.
     """
 
     due: float
@@ -140,7 +140,10 @@ class ClientPool:
             await client.close()
 
     async def warm_up(self) -> None:
-        """Make one call with each client; raise CallError if the service cannot be reached."""
+        """Make one call with each client; raise CallError if the service cannot be reached.
+
+        Other failures, such as an error status, are counted when they are measured.
+        """
         person = {"name": "John", "surname": "Doe"}
         calls = [
             client.call("POST", "helloJson", json=person, timeout=WARM_UP_TIMEOUT)
@@ -185,7 +188,7 @@ async def measure(measurement: Measurement, pool: ClientPool, timeout: float) ->
         measurement.results.append(result)
 
     def call(number: int) -> Coroutine[Any, Any, None]:
-        # Not in call_and_record(), which can start long after its coroutine was created.
+        # Take the time here, because call_and_record() may start to run much later.
         return call_and_record(number, due=time.perf_counter())
 
     measurement.started = time.perf_counter()
@@ -201,8 +204,9 @@ async def run(options: argparse.Namespace, measurements: list[Measurement]) -> N
         log(f"waiting for async-server, with {len(pool.clients)} HTTP/2 connection(s)")
         await pool.warm_up()
         progress = asyncio.create_task(log_progress(measurements))
+        settings = list(SETTINGS) if options.setting == "all" else [options.setting]
         try:
-            for setting in SETTINGS if options.setting == "all" else [options.setting]:
+            for setting in settings:
                 measurement = Measurement(setting, options.calls)
                 measurements.append(measurement)
                 await measure(measurement, pool, options.timeout)
@@ -271,7 +275,8 @@ def timeline(measurements: list[Measurement]) -> list[str]:
     for measurement, row in zip(measurements, rows, strict=True):
         bars = "".join(BARS[math.ceil(in_flight / peak * 8)] for in_flight in row)
         lines.append(f"{measurement.setting:{label_width}}{bars.rstrip()}")
-    lines.append(f"{'':{label_width}}0 s{longest:{columns - 5}.2f} s")
+    begin, end = "0 s", f"{longest:.2f} s"
+    lines.append(" " * label_width + begin + end.rjust(columns - len(begin)))
     return lines
 
 

@@ -20,6 +20,8 @@ EMBEDDED_KAR = ROOT / "tests" / "bin" / "kar"
 # How long a program runs with which the real kar is started for a new application. It fails if the
 # program exits before its sidecar is connected, and sometimes at the first start.
 START_SECONDS = (1.5, 1.5, 3, 6, 12)
+STARTS = 5
+CONNECT_TIMEOUT = 20.0  # seconds for a sidecar of the real KAR to be connected to Kafka
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,7 @@ class Kar:
 
     def start_sidecar(self, *flags: str) -> Sidecar:
         """Start a process that only waits, and its sidecar, and wait until the sidecar listens."""
-        port = free_port()
-        process = self.run("-runtime_port", str(port), *flags, "sleep", "1000")
-        wait_until(lambda: accepts_connections(port), "the sidecar to listen")
-        self._wait_until_connected(port)
+        process, port = self._start_connected(*flags, "sleep", "1000")
         return Sidecar(process, f"http://127.0.0.1:{port}", port)
 
     def start_replica(self, service: str, *arguments: str, **environment: str) -> Replica:
@@ -99,11 +98,10 @@ class Kar:
         The arguments are further flags and the command. With the real KAR it may take seconds
         until the replica gets its first call.
         """
-        port, sidecar_port = free_port(), free_port()
-        flags = ["-service", service, "-app_port", str(port), "-runtime_port", str(sidecar_port)]
-        process = self.run(*flags, *arguments, **environment)
+        port = free_port()
+        flags = ["-service", service, "-app_port", str(port)]
+        process, _ = self._start_connected(*flags, *arguments, **environment)
         process.wait_for_line("Running on")
-        self._wait_until_connected(sidecar_port)
         return Replica(process, service, port)
 
     def start_server(self, **environment: str) -> Replica:
@@ -136,14 +134,32 @@ class Kar:
         with http2_client(timeout=httpx.Timeout(TIMEOUT)) as client:
             wait_until(all_called, "a call of each replica")
 
-    def _wait_until_connected(self, sidecar_port: int) -> None:
-        """Wait until a sidecar of the real KAR is connected to Kafka.
+    def _start_connected(self, *arguments: str, **environment: str) -> tuple[Process, int]:
+        """Start `kar run` and wait until it is connected; return it and its sidecar's port.
 
-        One of two that connect at once can exit, because both change the application's topic.
+        The real kar can exit, or wait forever, if it connects to Kafka at the same time as another
+        one of the application. Then it is started again.
         """
-        if not self.is_embedded:
-            url = f"http://127.0.0.1:{sidecar_port}/kar/v1/system/information/sidecars"
-            httpx.get(url, trust_env=False, timeout=TIMEOUT)
+        for _ in range(STARTS):
+            port = free_port()
+            process = self.run("-runtime_port", str(port), *arguments, **environment)
+            if self._is_connected(process, port):
+                return process, port
+            process.end_session()
+        raise AssertionError(f"{self.path} does not connect: {process.stdout_lines()}")
+
+    def _is_connected(self, process: Process, port: int) -> bool:
+        """Wait until a sidecar is connected; return False if its kar exits, or waits too long."""
+        wait_until(
+            lambda: accepts_connections(port) or not process.is_running(), "the sidecar to listen"
+        )
+        if self.is_embedded:
+            return process.is_running()
+        url = f"http://127.0.0.1:{port}/kar/v1/system/information/sidecars"
+        try:  # The real sidecar responds when it is connected.
+            return httpx.get(url, trust_env=False, timeout=CONNECT_TIMEOUT).is_success
+        except httpx.TransportError:
+            return False
 
     def _create_application(self) -> None:
         """Let the real kar create the application's topic in Kafka, which can fail at first."""
