@@ -23,7 +23,7 @@ from .sidecar import Sidecar, serve_sidecar
 
 VERSION = "1.3.10-embedded"
 USAGE = """\
-Usage of kar, the embedded one, for one user on one machine:
+Usage of the embedded kar, for one user on one machine:
   kar run [OPTIONS] [--] COMMAND ARGS...          run an application component
   kar rest [OPTIONS] METHOD SERVICE PATH [BODY]   call a route of a service
   kar version
@@ -36,7 +36,7 @@ Options:
 # Each flag with its default, whose type says how the flag is read, and its meaning.
 FLAGS: dict[str, tuple[str | int | float | bool, str]] = {
     "app": ("", "the application (required); applications do not see each other"),
-    "service": ("", "the service that the process provides; without it, it only calls others"),
+    "service": ("", "the service that the process provides (default: none)"),
     "app_port": (0, "where the sidecar reaches the process (default: KAR_APP_PORT, else 8080)"),
     "runtime_port": (0, "where the process reaches the sidecar (default: KAR_RUNTIME_PORT or any)"),
     "h2c": (False, "call the process over HTTP/2 without TLS, instead of HTTP/1.1"),
@@ -49,7 +49,7 @@ FLAGS: dict[str, tuple[str | int | float | bool, str]] = {
 
 
 class UsageError(Exception):
-    """The arguments are wrong; str() is Go's message, which stands before the usage."""
+    """The arguments are wrong; str() is Go's message, which is printed before the usage."""
 
 
 class FatalError(Exception):
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
 
 
 async def run(options: SimpleNamespace, command: list[str]) -> int:
-    """Run a component: its sidecar, and its process, until that exits or a signal comes."""
+    """Run a sidecar and its process until the process exits or a signal arrives."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -116,6 +116,8 @@ async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
     if len(arguments) not in (3, 4):
         count = len(arguments)
         raise FatalError(f"rest expects either three or four arguments; got {count}")
+    # Go would replace bytes that are not UTF-8 as well.
+    arguments = [os.fsencode(each).decode(errors="replace") for each in arguments]
     method, service, path, *body = arguments
     headers = [(b"content-type", options.content_type.encode())] if body else []
     request = http_client.Request(method.upper(), f"/{path}", headers, "".join(body).encode())
@@ -141,9 +143,9 @@ def usage() -> str:
 def parse(arguments: list[str]) -> tuple[SimpleNamespace, list[str]]:
     """Return the values of the flags, and the arguments after them; raises UsageError."""
     options = SimpleNamespace(**{name: default for name, (default, _) in FLAGS.items()})
-    rest = list(arguments)
-    while rest and rest[0].startswith("-") and rest[0] != "-":
-        argument = rest.pop(0)
+    remaining = list(arguments)
+    while remaining and remaining[0].startswith("-") and remaining[0] != "-":
+        argument = remaining.pop(0)
         if argument == "--":
             break
         name, has_value, value = re.sub("^--?", "", argument).partition("=")
@@ -153,21 +155,23 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, list[str]]:
         if kind is bool and not has_value:
             value = "true"
         elif not has_value:
-            if not rest:
+            if not remaining:
                 raise UsageError(f"flag needs an argument: -{name}")
-            value = rest.pop(0)
+            value = remaining.pop(0)
         try:
             setattr(options, name, READERS[kind](value))
         except ValueError as error:
             what = f'boolean value "{value}" for' if kind is bool else f'value "{value}" for flag'
             raise UsageError(f"invalid {what} -{name}: parse error") from error
-    return options, rest
+    return options, remaining
 
 
 def boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise ValueError(text)
 
 
 READERS: dict[type, Callable[[str], object]] = {
@@ -179,7 +183,7 @@ READERS: dict[type, Callable[[str], object]] = {
 
 
 def check_application(name: str) -> None:
-    """Raise FatalError unless an application has a name that Kafka accepts for a topic."""
+    """Raise FatalError if Kafka would reject an application's name as part of a topic's name."""
     if not name:
         raise FatalError("app name is required")
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII):

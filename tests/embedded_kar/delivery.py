@@ -16,15 +16,16 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from . import go_text
+from .h2c import NotProcessedError
 from .http_client import HttpClient, Request, Response
 from .output import warn_once
 from .refusals import RefusedError, check_call, check_connection_header, check_response
-from .registry import PERIOD, Registry, Replica
+from .registry import REFRESH_PERIOD, Registry, Replica
 
-MAX_REDIRECTED = 10  # requests of one call; Go's HTTP client does not follow a tenth redirect
+MAX_REQUESTS = 10  # of one call: Go's HTTP client follows nine redirects
 MAX_BROKEN = 5  # times that one call may break its connection
 MISSING_NOTICE = 5.0  # seconds until a caller says what it waits for
-SETTLE = 0.3  # seconds in which the kar of a crashed service notices it
+SETTLE = 0.3  # seconds that a kar gets to notice the crash of its process
 PAUSE = 0.25  # seconds before a request is sent again
 
 BODY_HEADERS = {b"content-encoding", b"content-language", b"content-location", b"content-type"}
@@ -34,7 +35,7 @@ class Delivery:
     """Delivers the calls of one component; an asynchronous context manager."""
 
     def __init__(self, registry: Registry, missing_component_timeout: float) -> None:
-        """Take the timeout in seconds; without one (0 or less) a call waits for a service."""
+        """Take the timeout in seconds. If it is 0 or less, calls wait without a limit."""
         self._registry = registry
         self._timeout = missing_component_timeout
         self._clients: dict[Replica, HttpClient] = {}
@@ -48,7 +49,7 @@ class Delivery:
         self._watching.cancel()
         with suppress(asyncio.CancelledError):
             await self._watching
-        for client in self._clients.values():
+        for client in list(self._clients.values()):
             await client.close()
 
     async def call(self, service: str, request: Request) -> Response:
@@ -69,7 +70,7 @@ class Delivery:
     async def _watch(self) -> None:
         """Follow the registry, and break the connections to replicas that are gone."""
         while True:
-            await asyncio.sleep(PERIOD)
+            await asyncio.sleep(REFRESH_PERIOD)
             self._registry.refresh()
             for replica in [each for each in self._clients if not self._registry.is_live(each)]:
                 await self._clients.pop(replica).close()
@@ -93,7 +94,7 @@ class Delivery:
                     f"{self._registry.application!r}: no kar in {self._registry.directory} "
                     "provides it. Check -service, -app and XDG_RUNTIME_DIR"
                 )
-            await asyncio.sleep(PERIOD)
+            await asyncio.sleep(REFRESH_PERIOD)
 
     async def _send(self, replica: Replica, request: Request) -> Response | None:
         """Send a request until there is a response, or return None when the replica is gone."""
@@ -104,7 +105,9 @@ class Delivery:
                 self._clients[replica] = HttpClient(replica)
             try:
                 return await _follow_redirects(self._clients[replica], replica, request)
-            except httpx.ConnectError:  # the process does not listen yet, or the request can wait
+            except NotProcessedError:
+                pass
+            except httpx.ConnectError:  # the process does not listen yet
                 if time.monotonic() - start >= MISSING_NOTICE:
                     warn_once(
                         f"waiting for service {replica.service!r}: its kar is running, but nothing "
@@ -124,7 +127,7 @@ class Delivery:
         return None
 
     async def _has_survived(self, replica: Replica) -> bool:
-        """Return whether a replica that broke a connection lives on, or False when it is gone.
+        """Return whether a replica is still alive after it broke a connection.
 
         The real KAR delivers a call again, with its body, if the kar of the replica exits, as it
         does when its process crashes. A crashed process accepts no connections, and its kar exits
@@ -147,38 +150,47 @@ async def _follow_redirects(client: HttpClient, replica: Replica, request: Reque
     except go_text.GoError as error:
         url = go_text.quoted(f"http://{replica.address}{request.path}")
         raise RefusedError(f"failed to send message: parse {url}: {error}", 500) from error
-    for _ in range(MAX_REDIRECTED):
+    first = request
+    for _ in range(MAX_REQUESTS):
         response = await client.send(request)
         location = response.headers.get(b"location", b"").decode(errors="replace")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response
-        request = _redirected(replica, request, response.status, location)
+        request = _next_request(replica, first, request, response.status, location)
     raise RefusedError(
         "the service redirected the call more than 9 times; KAR would begin again for 15 minutes: "
         "redirect less often"
     )
 
 
-def _redirected(replica: Replica, request: Request, status: int, location: str) -> Request:
-    """Return the request that follows a redirect."""
-    url = f"http://{replica.address}{request.path}"
+def _next_request(
+    replica: Replica, first: Request, previous: Request, status: int, location: str
+) -> Request:
+    """Return the request that follows a redirect of the previous one."""
+    url = f"http://{replica.address}{previous.path}"
     try:
         scheme, address, path, query, _ = urlsplit(urljoin(url, location))
-        path = go_text.encode_path(f"{path or '/'}?{query}" if query else path or "/")
-    except ValueError:  # the location is not a URL
-        scheme, address = "", ""
+        target = path or "/"
+        if query:
+            target += f"?{query}"
+        target = go_text.encode_path(target)
+    except ValueError as error:
+        raise RefusedError(
+            f"the service redirected the call to {location!r}, which is not a URL; KAR would try "
+            "for 15 minutes: redirect to a path of the service"
+        ) from error
     if (scheme, address) != ("http", replica.address):
         raise RefusedError(
             f"the service redirected the call to {location!r}; KAR would follow it to another "
             "server: redirect to a path of the service"
         )
-    headers = request.headers
+    headers = first.headers
     if not any(name == b"referer" for name, _ in headers):
         headers = [*headers, (b"referer", url.encode())]
     if status in (307, 308):
-        return replace(request, path=path, headers=headers)
+        return Request(previous.method, target, headers, first.body)
     headers = [header for header in headers if header[0] not in BODY_HEADERS]
-    return Request("GET", path, headers, b"")
+    return Request("GET", target, headers, b"")
 
 
 def _now() -> datetime:

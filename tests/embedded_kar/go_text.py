@@ -4,13 +4,14 @@ import json
 import re
 from urllib.parse import quote, unquote_to_bytes
 
-# The part of a path that Go sends as it is; anything else makes it encode the whole path again.
+# A path that Go sends unchanged. One other character makes it encode the whole path again.
 VALID_PATH = re.compile(r"([\w.~$&+,/:;=@!'()*\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-INVALID_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-DURATION = re.compile(r"[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+)")
+INVALID_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
+DURATION = re.compile(rf"[-+]?(0|({DURATION_PART.pattern})+)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+MAX_SECONDS = 2**63 / 1e9  # a duration has 63 bits of nanoseconds
 
 
 class GoError(ValueError):
@@ -26,9 +27,9 @@ def to_utf8(data: bytes) -> bytes:
 
 
 def to_json(data: bytes) -> bytes:
-    """Return the JSON string of some text, as long as the one that encoding/json writes.
+    """Return a string with the length of Go's JSON for some text; XXXX stands for digits.
 
-    It escapes a few more characters than JSON demands, with six bytes each.
+    encoding/json escapes a few more characters than JSON demands, with six bytes each.
     """
     string = json.dumps(data.decode(errors="surrogateescape"), ensure_ascii=False)
     return re.sub("[<>&\u2028\u2029\udc80-\udcff]", r"\\uXXXX", string).encode()
@@ -52,7 +53,7 @@ def encode_path(path: str) -> str:
         raise GoError("net/url: invalid control character in URL")
     for part in (path, fragment):
         if invalid := INVALID_ESCAPE.search(part):
-            raise GoError(f'invalid URL escape "{part[invalid.start() :][:3]}"')
+            raise GoError(f'invalid URL escape "{invalid[0]}"')
     if not VALID_PATH.fullmatch(path):
         path = quote(unquote_to_bytes(path), safe="/$&+,:;=@")
     return path + question_mark + quote(query, safe="%/$&+,:;=@!'()*[]?")
@@ -63,4 +64,6 @@ def duration(text: str) -> float:
     if not DURATION.fullmatch(text):
         raise GoError("parse error")
     seconds = sum(float(number) * SECONDS[unit] for number, unit in DURATION_PART.findall(text))
+    if seconds >= MAX_SECONDS:
+        raise GoError("parse error")
     return -seconds if text.startswith("-") else seconds

@@ -5,6 +5,7 @@ bodies stall next to each other.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -31,7 +32,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class NotProcessedError(httpx.ConnectError):
-    """The service has not begun with a request, which can be sent again."""
+    """The service has not started on a request, so the request can safely be sent again."""
 
 
 class H2cTransport(httpx.AsyncBaseTransport):
@@ -82,14 +83,14 @@ class H2cTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError(str(error)) from error
         if self._closed:
             connection.abort()
-        self._connections = [each for each in self._connections if each.is_usable]
+        self._connections = [each for each in self._connections if not each.is_closed]
         self._connections.append(connection)
         return connection
 
 
 @dataclass
 class Stream:
-    """A request in flight and its response; finished gets a result when that is complete."""
+    """A request in flight and its response; finished is done when the response is complete."""
 
     finished: asyncio.Future[None]
     unsent: memoryview
@@ -115,6 +116,10 @@ class H2cConnection(asyncio.Protocol):
         limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
         return self.is_usable and len(self._streams) < limit
 
+    @property
+    def is_closed(self) -> bool:
+        return self._transport.is_closing()
+
     def abort(self) -> None:
         """Close the connection; requests in flight raise httpx.ReadError."""
         self._transport.abort()
@@ -126,6 +131,7 @@ class H2cConnection(asyncio.Protocol):
             self._h2.send_headers(stream_id, headers, end_stream=not body)
         except ProtocolError as error:
             self.is_usable = False  # h2 may count the stream as open
+            self._close_if_done()
             raise httpx.LocalProtocolError(f"the request is invalid: {error}") from error
         stream = Stream(asyncio.get_running_loop().create_future(), memoryview(body))
         self._streams[stream_id] = stream
@@ -135,6 +141,11 @@ class H2cConnection(asyncio.Protocol):
             await stream.finished
         finally:
             del self._streams[stream_id]
+            if stream.unsent:  # the service has responded early, and h2 counts the stream as open
+                with suppress(ProtocolError):
+                    self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
+                self._flush()
+            self._close_if_done()
         return stream
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -153,8 +164,10 @@ class H2cConnection(asyncio.Protocol):
                 self._handle(event)
         except ProtocolError:
             self.is_usable = False
+            self._flush()
             self._transport.close()
-        self._flush()
+        else:
+            self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_usable = False
@@ -182,6 +195,7 @@ class H2cConnection(asyncio.Protocol):
             case WindowUpdated() | RemoteSettingsChanged():
                 for stream_id, stream in self._streams.items():
                     self._send_body(stream_id, stream)
+            # From here on h2 refuses what arrives, so the requests in flight will fail.
             case ConnectionTerminated(last_stream_id=last_stream_id):
                 self.is_usable = False
                 for stream_id, stream in self._streams.items():
@@ -198,6 +212,11 @@ class H2cConnection(asyncio.Protocol):
             data = bytes(stream.unsent[:size])
             stream.unsent = stream.unsent[size:]
             self._h2.send_data(stream_id, data, end_stream=not stream.unsent)
+
+    def _close_if_done(self) -> None:
+        """Close the connection if it has no requests and gets no more."""
+        if not self.is_usable and not self._streams:
+            self._transport.close()
 
     def _flush(self) -> None:
         if data := self._h2.data_to_send():

@@ -13,9 +13,16 @@ from . import go_text
 from .h2c import H2cTransport, Headers
 from .registry import Replica
 
-# Go's HTTP client sets these itself; those about the connection do not exist in HTTP/2.
-LEFT_OUT = {b"host", b"content-length", b"transfer-encoding", b"trailer"}
-LEFT_OUT |= {b"connection", b"keep-alive", b"proxy-connection"}
+# Go's HTTP client sets the first four itself. The others are about one connection.
+LEFT_OUT = {
+    b"host",
+    b"content-length",
+    b"transfer-encoding",
+    b"trailer",
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+}
 
 
 @dataclass(frozen=True)

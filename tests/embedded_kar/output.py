@@ -1,6 +1,6 @@
 """What kar writes: stamped lines in the format of Go's log package.
 
-It uses the file descriptors, since Python's streams fail once more at exit when nobody reads them.
+It uses file descriptors, because Python's streams would report a closed pipe once more at exit.
 What cannot be written, because a pipe is closed or a disk is full, is lost without a message.
 """
 
@@ -14,7 +14,7 @@ from functools import lru_cache
 STDOUT = 1
 STDERR = 2
 ATOMIC = select.PIPE_BUF  # bytes that a pipe takes without blocking if it is writable at all
-POLL = 0.01  # seconds between two looks whether a slow reader has made room
+POLL = 0.01  # seconds between two checks for room in a full pipe
 
 _stdout_lock = asyncio.Lock()  # a line of standard output is not interrupted by another
 
@@ -40,7 +40,7 @@ def log(level: str, message: str, descriptor: int = STDERR) -> None:
 
 @lru_cache(maxsize=1000)
 def warn_once(message: str) -> None:
-    """Log a warning, unless it was one of the last 1,000."""
+    """Log a warning. The cache skips one that is among the last 1,000."""
     log("WARNING", message)
 
 

@@ -8,7 +8,7 @@ from .output import write_lines
 
 CHUNK = 64 * 1024  # bytes of output that are read at once
 POLL = 0.05  # seconds between two looks at the process
-IDLE = 0.25  # seconds without output after the exit of a process, whose pipes others may hold
+IDLE = 0.25  # seconds of silence after which the output of an exited process is complete
 
 
 class ProcessError(Exception):
@@ -50,10 +50,10 @@ async def _stop(
 ) -> None:
     """Kill a process when stop is set, and show nothing more of its output.
 
-    A Ctrl-C in a terminal reaches the process as well, which may report it before it is killed.
+    Ctrl-C in a terminal also interrupts the process, which may print a message before it is killed.
     """
     await stop.wait()
-    with suppress(ProcessLookupError):  # it has just exited, of the same signal
+    with suppress(ProcessLookupError):  # the same signal has already ended it
         process.kill()
     copying.cancel()
 
@@ -68,12 +68,13 @@ async def _copy_output(
     """
     unfinished = bytearray()
     while True:
+        has_exited = process.returncode is not None
         try:
             chunk = await asyncio.wait_for(source.read(CHUNK), IDLE)
         except TimeoutError:
-            if process.returncode is None:
-                continue
-            break
+            if has_exited:
+                break
+            continue
         if not chunk:
             break
         lines, newline, rest = chunk.rpartition(b"\n")

@@ -1,4 +1,4 @@
-"""What KAR cannot pass on: the calls and responses that are refused, with the reasons.
+"""Which calls and responses are refused because KAR cannot pass them on, and why.
 
 KAR passes them on as Kafka messages. A message is a JSON object, so its size depends on how many
 characters have to be escaped.
@@ -8,7 +8,7 @@ from . import go_text
 from .http_client import Request, Response
 
 MAX_MESSAGE = 1_000_000  # bytes, unless Kafka is configured otherwise
-ALWAYS_FITS = MAX_MESSAGE // 12  # bytes; one byte becomes 6, or 12 in a header, when escaped
+ALWAYS_FITS = MAX_MESSAGE // 12  # bytes: escaping makes at most 7 of one, and there is overhead
 # Bytes of a message beside the strings in it, with Kafka's own headers, such as the request ID.
 CALL_OVERHEAD = 333
 RESPONSE_OVERHEAD = 205

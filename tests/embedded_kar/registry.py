@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-PERIOD = 0.1  # seconds until the start or exit of a sidecar is seen
-NEW = "."  # begins the name of a file that its sidecar has not locked yet
+REFRESH_PERIOD = 0.1  # seconds between two looks at the directory
+UNLOCKED_PREFIX = "."  # of the name of a file that its sidecar has not locked yet
 
 
 class RegistryError(Exception):
@@ -24,7 +24,7 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True)
 class Replica:
-    """A sidecar, as its file describes it; without a service its process only calls others."""
+    """A sidecar, as its file describes it. Without a service, its process only makes calls."""
 
     id: str
     application: str
@@ -53,12 +53,16 @@ class Registry:
         name = uuid.uuid4().hex
         replica = Replica(name, self.application, service, app_port, h2c)
         self._own_file = self.directory / name
-        new_file = self.directory / (NEW + name)
-        # The lock is held while the file is open, which no child inherits.
-        file = os.open(new_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.write(file, json.dumps(asdict(replica)).encode())
-        fcntl.flock(file, fcntl.LOCK_EX)
-        new_file.rename(self._own_file)
+        new_file = self.directory / (UNLOCKED_PREFIX + name)
+        # The descriptor stays open, and children do not inherit it. So this process holds the lock.
+        try:
+            descriptor = os.open(new_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            os.write(descriptor, json.dumps(asdict(replica)).encode())
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            new_file.rename(self._own_file)
+        except OSError as error:
+            new_file.unlink(missing_ok=True)
+            raise RegistryError(f"{self.directory}: {error.strerror}; free it up") from error
 
     def unregister(self) -> None:
         if self._own_file:
@@ -76,13 +80,15 @@ class Registry:
         try:
             paths = list(self.directory.iterdir())
         except OSError:
-            return  # somebody removed the directory: those that are known stay so
-        found = [_read(path) for path in paths if not path.name.startswith(NEW)]
+            return  # somebody removed the directory: keep the sidecars that are known
+        found = [
+            _read_or_remove(path) for path in paths if not path.name.startswith(UNLOCKED_PREFIX)
+        ]
         self._replicas = [each for each in found if each and each.application == self.application]
 
 
-def _read(path: Path) -> Replica | None:
-    """Return the sidecar that holds a file, if there is one; else remove the file."""
+def _read_or_remove(path: Path) -> Replica | None:
+    """Return the sidecar that holds the lock on a file; if there is none, remove the file."""
     with suppress(OSError, ValueError, TypeError):  # it has just gone, or is not a sidecar's
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:

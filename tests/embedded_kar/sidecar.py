@@ -25,12 +25,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from . import http_client
 from .delivery import Delivery
-from .output import STDOUT, log, warn_once
-from .refusals import RefusedError, check_call
+from .output import log, warn_once, write_lines
+from .refusals import MAX_MESSAGE, RefusedError, check_call
 
 HEALTH = "/kar/v1/system/health"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
-MAX_BODY = 1_000_000  # bytes; no Kafka message takes more, so the rest need not be kept
 
 
 class Sidecar:
@@ -61,13 +60,14 @@ class Sidecar:
         if scope["type"] != "http":  # a start and an exit need nothing
             return
         body = bytearray()
-        message: Message = {"more_body": True}
-        while message.get("more_body"):
+        while True:
             message = await receive()
-            if len(body) <= MAX_BODY:
+            if len(body) <= MAX_MESSAGE:  # the call is refused, so the rest need not be kept
                 body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
         if message["type"] == "http.disconnect":
-            # Hypercorn keeps a request until it has a response.
+            # Hypercorn does not free a request that gets no response.
             await Response(status_code=503)(scope, receive, send)
             return
 
@@ -77,11 +77,11 @@ class Sidecar:
         await self._app(scope, receive_again, send)
 
     async def _call(self, request: Request) -> Response:
-        """Call the service. Hypercorn goes on with that if the caller disconnects, as KAR does."""
+        """Call the service. The call continues if the caller disconnects, as in KAR."""
         pragmas = [value.lower() for value in request.headers.getlist("pragma")]
         if "promise" in pragmas:
             return await _not_embedded(request)
-        if request.url.query:
+        if request.scope["query_string"]:
             warn_once(
                 f"{_line(request)}: KAR drops the query string, and so the service does not "
                 "receive it: send what it says in the path or the body"
@@ -113,12 +113,8 @@ class Sidecar:
             log("ERROR", f"{line}: {error}")
             return
         if not 200 <= response.status < 300:
-            log(
-                "ERROR",
-                f"Asynchronous {call.method} of {call.path} returned status {response.status} "
-                f"with body {response.body.decode()}",
-                STDOUT,
-            )
+            message = f"Asynchronous {call.method} of {call.path} returned status {response.status}"
+            await write_lines(b"[ERROR] ", message.encode() + b" with body " + response.body)
 
 
 @asynccontextmanager
@@ -128,13 +124,14 @@ async def serve_sidecar(sidecar: Sidecar, listener: socket.socket) -> AsyncItera
     config.bind = [f"fd://{listener.detach()}"]
     config.loglevel = "ERROR"
     config.include_server_header = False
-    # By default Hypercorn ends a connection after 1,000 requests, and when it was idle for 5 s,
-    # with the calls that are on their way.
+    # By default Hypercorn closes a connection after 1,000 requests, or 5 s in which it is idle.
+    # Calls that arrive at that moment are lost.
     config.keep_alive_max_requests = sys.maxsize
     config.keep_alive_timeout = 3600
     config.backlog = 1024  # many callers may connect at once
     framework = cast(Framework, sidecar)  # its types are Starlette's; Hypercorn has its own
-    serving = asyncio.create_task(serve(framework, config, shutdown_trigger=asyncio.Event().wait))
+    never = asyncio.Event()  # a trigger, so that Hypercorn does not handle signals
+    serving = asyncio.create_task(serve(framework, config, shutdown_trigger=never.wait))
     try:
         yield
     finally:
@@ -152,8 +149,8 @@ async def _health(request: Request) -> Response:
 
 async def _add_slash(request: Request) -> Response:
     location = f"{request.scope['raw_path'].decode()}/"
-    if request.url.query:
-        location += f"?{request.url.query}"
+    if query := request.scope["query_string"]:
+        location += f"?{query.decode('latin-1')}"
     if request.method != "GET":
         return Response(status_code=307, headers={"Location": location})
     body = f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n'
@@ -161,6 +158,7 @@ async def _add_slash(request: Request) -> Response:
 
 
 async def _not_embedded(request: Request) -> Response:
+    """Refuse a request that needs the real KAR."""
     raise RefusedError("promises, actors and events need the real KAR: make a call of a service")
 
 
@@ -172,7 +170,7 @@ async def _respond_to_error(request: Request, error: Exception) -> Response:
         return PlainTextResponse(f"{error}\n", error.status, headers)
     if isinstance(error, HTTPException) and error.status_code == 404:
         return PlainTextResponse("404 page not found\n", 404, headers)
-    headers["Allow"] = "GET, OPTIONS" if request.url.path == HEALTH else ", ".join(METHODS)
+    headers["Allow"] = "GET, OPTIONS" if request.scope["path"] == HEALTH else ", ".join(METHODS)
     return PlainTextResponse("Method Not Allowed\n", 405, headers)
 
 

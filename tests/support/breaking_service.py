@@ -1,6 +1,7 @@
 """An HTTP/2 service that breaks the first requests of a path: /abort/N, /refuse/N or /goaway/N.
 
 After N of them it responds with the number of requests. It prints each request with its body.
+To /early/0 it responds before it has the body, of which it takes no more than 64 KiB.
 """
 
 import asyncio
@@ -33,14 +34,16 @@ class Connection(asyncio.Protocol):
                 method, path = headers[b":method"].decode(), headers[b":path"].decode()
                 self.requests[event.stream_id] = method, path
                 self.bodies[event.stream_id] = b""
+                if path.startswith("/early/"):
+                    self.respond(event.stream_id)
             elif isinstance(event, DataReceived):
                 self.bodies[event.stream_id] += event.data
-            elif isinstance(event, StreamEnded):
+            elif isinstance(event, StreamEnded) and event.stream_id in self.requests:
                 self.respond(event.stream_id)
         self.transport.write(self.h2.data_to_send())
 
     def respond(self, stream: int) -> None:
-        method, path = self.requests[stream]
+        method, path = self.requests.pop(stream)
         print(f"{method} {path} {self.bodies[stream].decode()}".rstrip(), flush=True)
         counts[path] = counts.get(path, 0) + 1
         _, behaviour, breaks, *_ = path.split("/")

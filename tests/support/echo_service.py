@@ -1,6 +1,6 @@
 """A service that responds with what it saw of a request, or on /spec with what the body asks for.
 
-/redirects/N redirects N times.
+/redirects/N redirects N times, and the last response is again what it saw.
 """
 
 import asyncio
@@ -45,7 +45,6 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         response = Response(content, spec.get("status", 200), spec.get("headers", {}))
     if scope["path"].startswith("/redirects/"):
         count = int(scope["path"].rpartition("/")[2])
-        response = Response("end")
         if count:
             response = Response(status_code=307, headers={"location": f"/redirects/{count - 1}"})
     await response(scope, receive, send)

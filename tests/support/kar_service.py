@@ -33,7 +33,7 @@ class Service:
                 self.sidecar.url,
                 headers=headers or [],
                 content=body,
-                extensions={"target": target.encode()},
+                extensions={"target": target.encode(errors="surrogateescape")},
             )
 
     def call(

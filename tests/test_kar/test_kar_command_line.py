@@ -33,7 +33,7 @@ def bare(kar: Kar, *arguments: str, **environment: str) -> Process:
     "flags",
     [
         ["-app", "x", "-app_port", "18", "-runtime_port", "PORT", "-h2c"],
-        ["-app=x", "-app_port=18", "-runtime_port=PORT", "-h2c=true"],
+        ["-app=x", "-app_port=18", "-runtime_port=PORT", "-h2c=1"],
         ["--app", "x", "--app_port=18", "--runtime_port", "PORT", "--h2c"],
         ["-app", "x", "-app_port", "18", "-runtime_port", "PORT", "-v", "info", "--"],
     ],
@@ -97,6 +97,10 @@ def test_runtime_port_in_use(kar: Kar) -> None:
         (["run", "-nope"], "flag provided but not defined: -nope"),
         (["run", "-app_port", "abc"], 'invalid value "abc" for flag -app_port: parse error'),
         (["run", "-h2c=x"], 'invalid boolean value "x" for -h2c: parse error'),
+        (
+            ["run", "-missing_component_timeout", "9999999h"],
+            'invalid value "9999999h" for flag -missing_component_timeout: parse error',
+        ),
         (["run", "-h2c="], 'invalid boolean value "" for -h2c: parse error'),
         *[
             (
@@ -175,6 +179,8 @@ def test_rest_calls_a_service(kar: Kar) -> None:
     assert post.stdout_lines() == ['{"message":"Hello Alan Turing"}']
     get = rest(kar, "get", "async-server", "health")
     assert (get.wait(), get.stdout_lines()) == (0, ['{"message":"I am healthy"}'])
+    not_utf8 = rest(kar, "post", "async-server", "helloText", "\udcff")
+    assert (not_utf8.wait(), not_utf8.stdout_lines()) == (0, ['"Hello \ufffd"'])
     wrong = rest(kar, "post", "async-server", "helloJson", "{}")
     assert (wrong.wait(), wrong.stdout_lines()) == (0, [])
     assert wrong.stderr_lines()[0] == "[STDERR] HTTP status: 422"

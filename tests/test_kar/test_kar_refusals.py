@@ -219,6 +219,14 @@ def test_refused_stream_is_repeated_with_its_body(kar: Kar, path: str) -> None:
     replica.process.wait_for_line(f"[STDOUT] POST {path} x", count=3)
 
 
+def test_responses_before_the_whole_body_do_not_use_up_a_connection(kar: Kar) -> None:
+    _, sidecar = start_breaking_service(kar)
+    url = sidecar.service_url("breaking") + "/early/0"
+    with http2_client() as client:
+        statuses = [client.post(url, content="x" * 100_000).status_code for _ in range(120)]
+    assert statuses == [200] * 120
+
+
 def test_deadline_expires_if_a_service_does_not_appear(kar: Kar) -> None:
     sidecar = kar.start_sidecar("-missing_component_timeout", "500ms")
     start = time.monotonic()

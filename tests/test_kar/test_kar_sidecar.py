@@ -66,7 +66,15 @@ def test_sidecar_names_go_as_user_agent(echo: Service) -> None:
 
 def test_sidecar_follows_nine_redirects(echo: Service) -> None:
     """The tenth is refused by the embedded KAR; the real one begins again and again."""
-    assert echo.call("GET", "/redirects/9").text == "end"
+    saw = echo.call("POST", "/redirects/9", body=b"x").json()
+    assert (saw["method"], saw["path"], saw["body"]) == ("POST", "/redirects/0", "x")
+    assert saw["headers"]["referer"] == f"{echo.replica.url}/redirects/1"
+
+
+def test_query_that_is_not_utf8_is_dropped(h2c_echo: Service) -> None:
+    service = h2c_echo.replica.service
+    response = h2c_echo.request("GET", f"/kar/v1/service/{service}/call/x?\udcff")
+    assert (response.status_code, response.json()["query"]) == (200, "")
 
 
 def test_async_call_logs_an_error_status(h2c_echo: Service) -> None:
