@@ -84,7 +84,7 @@ class SidecarClient:
             self._replace_client(client)
             raise
         except Exception as error:
-            # A TimeoutError as a rule, but httpcore can raise other errors while it connects.
+            # At the deadline this is a TimeoutError, or another error while httpcore connects.
             if deadline.expired():
                 self._replace_client(client)
                 raise CallError(
@@ -129,9 +129,9 @@ class SidecarClient:
         )
 
     # Workaround: httpx does not reset the stream of a request that timed out or was cancelled. The
-    # connection counts the stream as open, and after 100 of them each new request fails. So after
-    # such a call, new calls get a new client, and the old one is closed after its last call. Both
-    # methods can be removed once https://github.com/encode/httpcore/issues/1022 is fixed.
+    # connection counts such streams as open, and after 100 of them each new request fails. So after
+    # such a call, new calls get a new client, and the old one is closed after its last call. These
+    # two methods can be removed once https://github.com/encode/httpcore/issues/1022 is fixed.
 
     def _replace_client(self, client: httpx.AsyncClient) -> None:
         if client is self._client:
@@ -152,7 +152,7 @@ class CallError(Exception):
     """A call did not get the expected response.
 
     kind groups errors in statistics, reason says what happened, and remedy what a person can do.
-    status_code is that of the response, or None if there was no response.
+    status_code is the error status of the response, or None without one.
     """
 
     def __init__(

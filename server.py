@@ -121,7 +121,7 @@ def configure_logging() -> None:
     logging.raiseExceptions = False
 
 
-# For a service of your own, replace the code above, except for app. Keep the code below.
+# For a service of your own, replace the code from greeting_log to here, as in README.md.
 
 SHUTDOWN_RESERVE = 4.0  # seconds that requests may take beyond HELLO_DELAY after a signal
 
@@ -208,9 +208,9 @@ class RequestTracker:
 
 
 def hypercorn_config(listener: socket.socket) -> Config:
-    """Return a configuration for a listening socket, with which connections end rarely.
+    """Configure Hypercorn for a listening socket so that it rarely ends a connection.
 
-    If the connection from the sidecar breaks during a request with a body, and the server goes on,
+    If the connection from the sidecar breaks during a request with a body, and the server stays up,
     KAR repeats the request with an empty body. So the call can never succeed.
     """
     config = Config()
@@ -227,9 +227,9 @@ def hypercorn_config(listener: socket.socket) -> Config:
 async def serve_until_signal(listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, complete the requests in flight, and return.
 
-    A request that takes longer than HELLO_DELAY + SHUTDOWN_RESERVE seconds after the signal is
-    cancelled: for example, its body may never arrive. A second signal terminates the process at
-    once. kar, when it is stopped, does not wait for this: it kills its process.
+    HELLO_DELAY + SHUTDOWN_RESERVE seconds after the signal, cancel the remaining requests, such as
+    one whose body never arrives. A second signal terminates the process at once. When kar is
+    stopped, it does not wait for this: it kills this process.
     """
     tracker = RequestTracker(ReadRequestBeforeResponse(app))
     signal_received = asyncio.Event()

@@ -179,7 +179,7 @@ async def timed_call(pool: ClientPool, number: int, due: float, timeout: float) 
 
 
 async def measure(measurement: Measurement, pool: ClientPool, timeout: float) -> None:
-    """Make the calls of a setting; even if cancelled, the measurement has their results so far."""
+    """Make the calls of a setting, and keep the results so far if they are cancelled."""
 
     async def call_and_record(number: int, due: float) -> None:
         result = await timed_call(pool, number, due, timeout)
@@ -295,8 +295,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Time calls to async-server in three settings: sequential awaits each call "
         "before the next one starts, gather awaits all together, tasks starts each as a task.",
-        epilog="Latency is measured from the moment a call is due, and therefore includes the time "
-        "spent waiting for a free slot. The timeout begins when the call is sent.",
+        epilog="Latency is measured from the moment a call is made, and includes the time that it "
+        "waits because of --concurrency. The timeout begins when the call is sent.",
     )
     parser.add_argument(
         "-n",
@@ -345,7 +345,7 @@ def positive_seconds(text: str) -> float:
 
 
 def main() -> int:
-    """Return the exit status: 1 if a call failed, 130 after Ctrl-C."""
+    """Return the exit status: 1 if a call failed, 130 after SIGINT."""
     options = parse_args()
     measurements: list[Measurement] = []
     status = 0

@@ -1,8 +1,10 @@
 """The process that kar runs: its output and input, its end, and kar's."""
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +186,24 @@ def test_signal_to_the_whole_group_is_silent(kar: Kar, handling: str) -> None:
         process.wait_for_line("ready")
         os.killpg(process.pid, signal.SIGTERM)
         assert (process.wait(), process.stderr_lines()) == (0, [])
+
+
+@pytest.mark.embedded_only  # the real kar waits for the requests in flight
+def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
+    sidecar = kar.start_sidecar()
+    call = b"POST /kar/v1/service/missing/call/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
+    requests = [b"", b"GET /ka", call + b"\r\nhal", call + b"\r\nbody"]
+    with contextlib.ExitStack() as stack:
+        for request in requests:
+            connection = socket.create_connection(("127.0.0.1", sidecar.port))
+            stack.enter_context(connection)
+            connection.sendall(request)
+        asynchronous = httpx.post(
+            sidecar.service_url("missing") + "/", headers={"Pragma": "async"}, trust_env=False
+        )
+        assert asynchronous.status_code == 202
+        sidecar.process.terminate()
+        assert (sidecar.process.wait(), sidecar.process.stderr_lines()) == (0, [])
 
 
 @pytest.mark.embedded_only

@@ -160,12 +160,13 @@ def test_damaged_gzip_is_refused(echo: Service, content: bytes) -> None:
 @pytest.mark.parametrize(
     "response",
     [
+        {"repeat": 999_802, "headers": {"content-type": "text/plain"}},
         {"repeat": 1_000_000},
         {"repeat": 2_500_000},
         {"repeat": 500_000, "text": '"'},
         {"hex": gzip.compress(b"x" * 1_000_001).hex(), "headers": {"content-encoding": "gzip"}},
     ],
-    ids=["1 MB", "2.5 MB", "escaped", "unpacked"],
+    ids=["20 bytes over", "1 MB", "2.5 MB", "escaped", "unpacked"],
 )
 def test_response_over_the_limit_is_refused(echo: Service, response: dict[str, Any]) -> None:
     body = told(**response)

@@ -71,6 +71,11 @@ def test_sidecar_follows_nine_redirects(echo: Service) -> None:
     assert saw["headers"]["referer"] == f"{echo.replica.url}/redirects/1"
 
 
+def test_request_just_below_the_limit_is_passed_on(echo: Service) -> None:
+    body = json.dumps({"padding": "x" * 999_000}).encode()
+    assert echo.call("POST", "/spec", body=body).status_code == 200
+
+
 def test_query_that_is_not_utf8_is_dropped(h2c_echo: Service) -> None:
     service = h2c_echo.replica.service
     response = h2c_echo.request("GET", f"/kar/v1/service/{service}/call/x?\udcff")
