@@ -38,7 +38,8 @@ def test_runtime_directory_is_private(kar: Kar) -> None:
     kar.start_sidecar()
     directory = kar.processes.directory / "embedded-kar"
     assert directory.stat().st_mode & 0o777 == 0o700
-    (file,) = directory.iterdir()
+    wait_until(lambda: list(directory.glob("[!.]*")), "the file of the sidecar")
+    (file,) = directory.glob("[!.]*")
     assert file.stat().st_mode & 0o777 == 0o600
 
 
