@@ -8,6 +8,7 @@ from .output import write_lines
 
 CHUNK = 64 * 1024  # bytes of output that are read at once
 POLL = 0.05  # seconds between two looks at the process
+PAUSE = 0.01  # seconds until output is read again, so that many short lines are read at once
 IDLE = 0.25  # seconds of silence after which the output of an exited process is complete
 
 
@@ -70,7 +71,8 @@ async def _copy_output(
     while True:
         has_exited = process.returncode is not None
         try:
-            chunk = await asyncio.wait_for(source.read(CHUNK), IDLE)
+            async with asyncio.timeout(IDLE):
+                chunk = await source.read(CHUNK)
         except TimeoutError:
             if has_exited:
                 break
@@ -82,6 +84,8 @@ async def _copy_output(
             await write_lines(prefix, bytes(unfinished) + lines)
             unfinished.clear()
         unfinished += rest
+        if len(chunk) < CHUNK:
+            await asyncio.sleep(PAUSE)
     if unfinished:
         await write_lines(prefix, bytes(unfinished))
 
