@@ -5,11 +5,12 @@ to be sent. A call that the real KAR would repeat until it gives up, after 15 mi
 """
 
 import asyncio
+import math
 import random
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
@@ -37,7 +38,7 @@ class Delivery:
     def __init__(self, registry: Registry, missing_component_timeout: float) -> None:
         """Take the timeout in seconds. If it is 0 or less, calls wait without a limit."""
         self._registry = registry
-        self._timeout = missing_component_timeout
+        self._timeout = missing_component_timeout if missing_component_timeout > 0 else math.inf
         self._clients: dict[Replica, HttpClient] = {}
 
     async def __aenter__(self) -> Self:
@@ -55,9 +56,7 @@ class Delivery:
     async def call(self, service: str, request: Request) -> Response:
         """Return a service's response to a request; raises RefusedError."""
         check_call(service, request)
-        deadline = None
-        if self._timeout > 0:
-            deadline = _now() + timedelta(seconds=self._timeout)
+        deadline = time.time() + self._timeout
         while True:
             replica = await self._choose(service, deadline)
             if replica.h2c:
@@ -75,15 +74,14 @@ class Delivery:
             for replica in [each for each in self._clients if not self._registry.is_live(each)]:
                 await self._clients.pop(replica).close()
 
-    async def _choose(self, service: str, deadline: datetime | None) -> Replica:
+    async def _choose(self, service: str, deadline: float) -> Replica:
         """Return a live replica of a service, and wait for one until the deadline."""
         start = time.monotonic()
         while True:
-            if deadline and _now() >= deadline:
-                form = "%Y-%m-%d %H:%M:%S %z %Z"
+            if time.time() >= deadline:
                 raise RefusedError(
-                    f"failed to send message: deadline expired: deadline was {deadline:{form}} "
-                    f"and it is now {_now():{form}}",
+                    "failed to send message: deadline expired: deadline was "
+                    f"{_local_time(deadline)} and it is now {_local_time(time.time())}",
                     500,
                 )
             if replicas := self._registry.replicas(service):
@@ -193,5 +191,5 @@ def _next_request(
     return Request("GET", target, headers, b"")
 
 
-def _now() -> datetime:
-    return datetime.now().astimezone()
+def _local_time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %z %Z}"

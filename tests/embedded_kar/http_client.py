@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from . import go_text
-from .h2c import H2cTransport, Headers
+from .h2c import H2cClient, Headers
 from .registry import Replica
 
 # Go's HTTP client sets the first four itself. The others are about one connection.
@@ -52,23 +52,21 @@ class HttpClient:
     """A client for one replica."""
 
     def __init__(self, replica: Replica) -> None:
-        self._url = httpx.URL(f"http://{replica.address}")
-        self._transport: httpx.AsyncBaseTransport
+        self._client: H2cClient | Http1Client
         if replica.h2c:
-            self._transport = H2cTransport()
+            self._client = H2cClient(replica.app_port)
             self._user_agent = b"Go-http-client/2.0"
         else:
-            # The limit bounds how many connections httpx looks through for each request.
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-            self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
+            self._client = Http1Client(replica.app_port)
             self._user_agent = b"Go-http-client/1.1"
 
     async def close(self) -> None:
         """Close the connections; requests in flight raise httpx.TransportError."""
-        await self._transport.aclose()
+        await self._client.close()
 
     async def send(self, request: Request) -> Response:
         """Send a request; raises httpx.TransportError or httpx.DecodingError."""
+        body = go_text.to_utf8(request.body)
         headers = [
             (name, go_text.to_utf8(value))
             for name, value in request.headers
@@ -77,24 +75,42 @@ class HttpClient:
         names = {name for name, _ in headers}
         if b"user-agent" not in names:
             headers.append((b"user-agent", self._user_agent))
+        if body or request.method in ("PATCH", "POST", "PUT"):
+            headers.append((b"content-length", b"%d" % len(body)))
         unpacks = not names & {b"accept-encoding", b"range"}
         if unpacks:
             headers.append((b"accept-encoding", b"gzip"))
-        response = await self._transport.handle_async_request(
-            httpx.Request(
-                request.method,
-                self._url,
-                headers=headers,
-                content=go_text.to_utf8(request.body),
-                extensions={"target": request.path.encode()},  # httpx would encode it once more
-            )
+        status, response_headers, content = await self._client.request(
+            request.method, request.path, headers, body
         )
-        received = {name.lower(): value for name, value in response.headers.raw}
-        body = b"".join([part async for part in response.aiter_raw()])
+        # Of several headers with one name, Go reads the first.
+        received = {name.lower(): value for name, value in reversed(response_headers)}
         if unpacks and received.get(b"content-encoding", b"").lower() == b"gzip":
             del received[b"content-encoding"]
             try:
-                body = gzip.decompress(body)
+                content = gzip.decompress(content)
             except (OSError, EOFError, zlib.error) as error:
                 raise httpx.DecodingError(f"the response is not gzip: {error}") from error
-        return Response(response.status_code, received, go_text.to_utf8(body))
+        return Response(status, received, go_text.to_utf8(content))
+
+
+class Http1Client:
+    """A client for one server, over HTTP/1.1."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        # The limit bounds how many connections httpx looks through for each request.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+        self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes
+    ) -> tuple[int, Headers, bytes]:
+        target = {"target": path.encode()}  # httpx would encode the path of a URL once more
+        request = httpx.Request(method, self._url, headers=headers, content=body, extensions=target)
+        response = await self._transport.handle_async_request(request)
+        content = b"".join([part async for part in response.aiter_raw()])
+        return response.status_code, response.headers.raw, content

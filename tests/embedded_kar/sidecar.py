@@ -16,12 +16,11 @@ from typing import cast
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import Framework
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from . import http_client
 from .delivery import Delivery
@@ -38,7 +37,7 @@ class Sidecar:
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
         self._background_calls: set[asyncio.Task[None]] = set()
-        self._app = Starlette(
+        self._router = Router(
             routes=[
                 Route("/kar/v1/service/{service}/call/{path:path}", self._call, methods=METHODS),
                 Route("/kar/v1/service/{service}/call", _add_slash, methods=METHODS),
@@ -47,9 +46,8 @@ class Sidecar:
                 Route("/kar/v1/actor/{path:path}", _not_embedded, methods=METHODS),
                 Route("/kar/v1/event/{path:path}", _not_embedded, methods=METHODS),
             ],
-            exception_handlers={HTTPException: _respond_to_error, RefusedError: _respond_to_error},
+            redirect_slashes=False,
         )
-        self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request when it has been read to its end.
@@ -71,10 +69,12 @@ class Sidecar:
             await Response(status_code=503)(scope, receive, send)
             return
 
-        async def receive_again() -> Message:
-            return {"type": "http.request", "body": bytes(body)}
-
-        await self._app(scope, receive_again, send)
+        scope["app"] = self  # without it, the router would respond to errors itself
+        scope["state"] = {"body": bytes(body)}
+        try:
+            await self._router(scope, receive, send)
+        except (HTTPException, RefusedError) as error:
+            await _error_response(Request(scope), error)(scope, receive, send)
 
     async def _call(self, request: Request) -> Response:
         """Call the service. The call continues if the caller disconnects, as in KAR."""
@@ -91,7 +91,7 @@ class Sidecar:
             request.method,
             "/" + request.path_params["path"],
             request.headers.raw,
-            await request.body(),
+            request.state.body,
         )
         if "async" in pragmas:
             check_call(service, call)
@@ -162,13 +162,13 @@ async def _not_embedded(request: Request) -> Response:
     raise RefusedError("promises, actors and events need the real KAR: make a call of a service")
 
 
-async def _respond_to_error(request: Request, error: Exception) -> Response:
-    """Respond as Go does, and report a call that is refused on standard error, too."""
+def _error_response(request: Request, error: HTTPException | RefusedError) -> Response:
+    """Return the response of Go; log the reason if a call is refused."""
     headers = {"X-Content-Type-Options": "nosniff"}
     if isinstance(error, RefusedError):
         log("ERROR", f"{_line(request)}: {error}")
         return PlainTextResponse(f"{error}\n", error.status, headers)
-    if isinstance(error, HTTPException) and error.status_code == 404:
+    if error.status_code == 404:
         return PlainTextResponse("404 page not found\n", 404, headers)
     headers["Allow"] = "GET, OPTIONS" if request.scope["path"] == HEALTH else ", ".join(METHODS)
     return PlainTextResponse("Method Not Allowed\n", 405, headers)
