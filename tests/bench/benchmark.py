@@ -1,8 +1,9 @@
 """Compare this example with what it is built on: CPU, rates, lost calls and memory, as ratios.
 
-Variants are measured in turn, in several rounds of one run, and medians are compared. A call is
-POST helloJson without a delay in the server. With the environment variable KAR, the path of a real
-kar command, its rates are measured as well.
+Variants are measured in turn, in several rounds of one run. A value is the median of the rounds,
+and a ratio is the median of the ratios in each round. A call is POST helloJson without a delay in
+the server. With the environment variable KAR, the path of a real kar command, its rates are
+measured as well.
 """
 
 import argparse
