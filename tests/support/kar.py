@@ -100,8 +100,7 @@ class Kar:
         """
         port = free_port()
         flags = ["-service", service, "-app_port", str(port)]
-        process, _ = self._start_connected(*flags, *arguments, **environment)
-        process.wait_for_line("Running on")
+        process, _ = self._start_connected(*flags, *arguments, line="Running on", **environment)
         return Replica(process, service, port)
 
     def start_server(self, **environment: str) -> Replica:
@@ -134,8 +133,12 @@ class Kar:
         with http2_client(timeout=httpx.Timeout(TIMEOUT)) as client:
             wait_until(all_called, "a call of each replica")
 
-    def _start_connected(self, *arguments: str, **environment: str) -> tuple[Process, int]:
+    def _start_connected(
+        self, *arguments: str, line: str | None = None, **environment: str
+    ) -> tuple[Process, int]:
         """Start `kar run` and wait until it is connected; return it and its sidecar's port.
+
+        With a line, also wait until its process has written that.
 
         The real kar can exit, or wait forever, if it connects to Kafka at the same time as another
         one of the application. Then it is started again.
@@ -143,7 +146,8 @@ class Kar:
         for _ in range(STARTS):
             port = free_port()
             process = self.run("-runtime_port", str(port), *arguments, **environment)
-            if self._is_connected(process, port):
+            is_connected = self._is_connected(process, port)
+            if is_connected and (line is None or self._has_written(process, line)):
                 return process, port
             process.end_session()
         raise AssertionError(f"{self.path} does not connect: {process.stdout_lines()}")
@@ -160,6 +164,15 @@ class Kar:
             return httpx.get(url, trust_env=False, timeout=CONNECT_TIMEOUT).is_success
         except httpx.TransportError:
             return False
+
+    def _has_written(self, process: Process, line: str) -> bool:
+        """Wait until a process has written a line; return False if its kar exits before that."""
+
+        def has_written() -> bool:
+            return any(line in each for each in process.stdout_lines())
+
+        wait_until(lambda: has_written() or not process.is_running(), f"the line {line!r}")
+        return process.is_running()
 
     def _create_application(self) -> None:
         """Let the real kar create the application's topic in Kafka, which can fail at first."""
