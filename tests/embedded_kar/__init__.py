@@ -7,11 +7,11 @@ How a call travels from one component of an application to another:
                               registry          h2c
 
 - cli: reads the command line. For kar run, it starts a sidecar and the process of the component.
-- process: starts the command of the component, copies its output, and finds the exit status.
+- process: starts the command of the component, copies its output, and determines the exit status.
 - sidecar: the HTTP API that the process of the component calls.
 - registry: knows the live sidecars of the application, which find each other in a directory.
 - delivery: chooses a replica of the service, follows redirects, and sends the request again where
-  KAR does.
+  KAR would.
 - http_client: sends one request to one replica, over HTTP/1.1 with httpx, or to a service with
   -h2c over HTTP/2 with the client in h2c.
 - refusals: decides which calls are refused, because they would hang, be damaged or be lost on the
@@ -19,7 +19,7 @@ How a call travels from one component of an application to another:
 - go_text: how Go, the language of KAR, reads and writes text.
 - output: how kar writes its own lines.
 
-On purpose, the embedded KAR is more lenient than the real one in a few points:
+The embedded KAR is deliberately more lenient than the real one in a few points:
 
 - A line of output may be longer than 65,535 bytes.
 - The exit status of a program that exits at once is passed on.

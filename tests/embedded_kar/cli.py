@@ -15,11 +15,11 @@ from types import SimpleNamespace
 
 from . import go_text, http_client
 from .delivery import Delivery
-from .output import STDERR, STDOUT, log, print_fatal, print_text
+from .output import STDERR, STDOUT, log, print_text
 from .process import ProcessError, run_process
 from .refusals import RefusedError
 from .registry import Registry, RegistryError
-from .sidecar import Sidecar, serve_sidecar
+from .sidecar import Sidecar
 
 VERSION = "1.3.10-embedded"
 USAGE = """\
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
         print_text(f"{error}\n{usage()}", STDERR)
         return 2
     except (FatalError, ProcessError, RegistryError) as error:
-        print_fatal(str(error))
+        log("FATAL", str(error), STDOUT)
         return 1
 
 
@@ -97,18 +97,22 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
         "KAR_APP_PORT": str(app_port),
         "KAR_REQUEST_TIMEOUT": "-1000",  # milliseconds; below 0 there is no limit
     }
-    async with (
-        Delivery(registry, options.missing_component_timeout) as delivery,
-        serve_sidecar(Sidecar(delivery), listener),
-    ):
-        registry.register(options.service, app_port, options.h2c)
-        try:
-            if command:
-                return await run_process(command, environment, stop)
+    delivery = Delivery(registry, options.missing_component_timeout)
+    delivery.start()
+    sidecar = Sidecar(delivery)
+    sidecar.start(listener)
+    registry.register(options.service, app_port, options.h2c)
+    status = 0
+    try:
+        if command:
+            status = await run_process(command, environment, stop)
+        else:
             await stop.wait()
-            return 0
-        finally:
-            registry.unregister()
+    finally:
+        registry.unregister()
+    # Workaround: asyncio.run() would now cancel the requests in flight, for which Hypercorn can
+    # hang, and then report the output that a grandchild holds open.
+    os._exit(status)
 
 
 async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
@@ -121,13 +125,14 @@ async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
     method, service, path, *body = arguments
     headers = [(b"content-type", options.content_type.encode())] if body else []
     request = http_client.Request(method.upper(), f"/{path}", headers, "".join(body).encode())
-    async with Delivery(Registry(options.app), options.missing_component_timeout) as delivery:
-        try:
-            response = await delivery.call(service, request)
-        except RefusedError as error:
-            reason = str(error).removeprefix("failed to send message: ")
-            log("ERROR", f"error invoking the service: {reason}", STDOUT)
-            return 1
+    delivery = Delivery(Registry(options.app), options.missing_component_timeout)
+    delivery.start()
+    try:
+        response = await delivery.call(service, request)
+    except RefusedError as error:
+        reason = str(error).removeprefix("failed to send message: ")
+        log("ERROR", f"error invoking the service: {reason}", STDOUT)
+        return 1
     text = response.body.decode()
     if response.status == 200:
         print_text(f"{text}\n", STDOUT)

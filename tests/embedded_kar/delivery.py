@@ -1,7 +1,8 @@
 """Deliver calls to the replicas of a service, as KAR does.
 
-A call goes to a random replica and stays with it while that exists, however often the request has
-to be sent. A call that the real KAR would repeat until it gives up, after 15 minutes, is refused.
+A call goes to a random replica, and stays with that as long as it is live, even if the request has
+to be sent several times. A call that the real KAR would repeat until it gives up, after 15 minutes,
+is refused.
 """
 
 import asyncio
@@ -11,7 +12,6 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Self
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -24,16 +24,16 @@ from .refusals import RefusedError, check_call, check_connection_header, check_r
 from .registry import REFRESH_PERIOD, Registry, Replica
 
 MAX_REQUESTS = 10  # of one call: Go's HTTP client follows nine redirects
-MAX_BROKEN = 5  # times that one call may break its connection
-MISSING_NOTICE = 5.0  # seconds until a caller says what it waits for
-SETTLE = 0.3  # seconds that a kar gets to notice the crash of its process
+MAX_BROKEN = 5  # connections that may break during one call
+NOTICE_DELAY = 5.0  # seconds after which kar logs what a call waits for
+CRASH_GRACE = 0.3  # seconds for a kar to notice that its process has crashed
 PAUSE = 0.25  # seconds before a request is sent again
 
 BODY_HEADERS = {b"content-encoding", b"content-language", b"content-location", b"content-type"}
 
 
 class Delivery:
-    """Delivers the calls of one component; an asynchronous context manager."""
+    """Delivers the calls of one component, once it has been started."""
 
     def __init__(self, registry: Registry, missing_component_timeout: float) -> None:
         """Take the timeout in seconds. If it is 0 or less, calls wait without a limit."""
@@ -41,17 +41,10 @@ class Delivery:
         self._timeout = missing_component_timeout if missing_component_timeout > 0 else math.inf
         self._clients: dict[Replica, HttpClient] = {}
 
-    async def __aenter__(self) -> Self:
+    def start(self) -> None:
+        """Follow the registry in the background until kar exits."""
         self._registry.refresh()
         self._watching = asyncio.create_task(self._watch())
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._watching
-        for client in list(self._clients.values()):
-            await client.close()
 
     async def call(self, service: str, request: Request) -> Response:
         """Return a service's response to a request; raises RefusedError."""
@@ -86,7 +79,7 @@ class Delivery:
                 )
             if replicas := self._registry.replicas(service):
                 return random.choice(replicas)
-            if time.monotonic() - start >= MISSING_NOTICE:
+            if time.monotonic() - start >= NOTICE_DELAY:
                 warn_once(
                     f"waiting for service {service!r} of application "
                     f"{self._registry.application!r}: no kar in {self._registry.directory} "
@@ -106,7 +99,7 @@ class Delivery:
             except NotProcessedError:
                 pass
             except httpx.ConnectError:  # the process does not listen yet
-                if time.monotonic() - start >= MISSING_NOTICE:
+                if time.monotonic() - start >= NOTICE_DELAY:
                     warn_once(
                         f"waiting for service {replica.service!r}: its kar is running, but nothing "
                         f"accepts connections at {replica.address}. Check -app_port"
@@ -131,7 +124,7 @@ class Delivery:
         does when its process crashes. A crashed process accepts no connections, and its kar exits
         after a moment; so the replica lives if its kar runs and its port accepts connections.
         """
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(CRASH_GRACE)
         while self._registry.is_live(replica):
             with suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", replica.app_port)
@@ -154,18 +147,19 @@ async def _follow_redirects(client: HttpClient, replica: Replica, request: Reque
         location = response.headers.get(b"location", b"").decode(errors="replace")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response
-        request = _next_request(replica, first, request, response.status, location)
+        if response.status < 307:
+            headers = [header for header in first.headers if header[0] not in BODY_HEADERS]
+            first = replace(first, method="GET", headers=headers, body=b"")
+        request = _next_request(replica, first, request.path, location)
     raise RefusedError(
         "the service redirected the call more than 9 times; KAR would begin again for 15 minutes: "
         "redirect less often"
     )
 
 
-def _next_request(
-    replica: Replica, first: Request, previous: Request, status: int, location: str
-) -> Request:
-    """Return the request that follows a redirect of the previous one."""
-    url = f"http://{replica.address}{previous.path}"
+def _next_request(replica: Replica, first: Request, path: str, location: str) -> Request:
+    """Return the first request, redirected from a path of the service to another location."""
+    url = f"http://{replica.address}{path}"
     try:
         scheme, address, path, query, _ = urlsplit(urljoin(url, location))
         target = path or "/"
@@ -185,10 +179,7 @@ def _next_request(
     headers = first.headers
     if not any(name == b"referer" for name, _ in headers):
         headers = [*headers, (b"referer", url.encode())]
-    if status in (307, 308):
-        return Request(previous.method, target, headers, first.body)
-    headers = [header for header in headers if header[0] not in BODY_HEADERS]
-    return Request("GET", target, headers, b"")
+    return replace(first, path=target, headers=headers)
 
 
 def _local_time(seconds: float) -> str:

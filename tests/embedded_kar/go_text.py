@@ -4,14 +4,14 @@ import json
 import re
 from urllib.parse import quote, unquote_to_bytes
 
-# A path that Go sends unchanged. One other character makes it encode the whole path again.
+# A path that Go sends unchanged. Any other character makes Go encode the whole path again.
 VALID_PATH = re.compile(r"([\w.~$&+,/:;=@!'()*\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 INVALID_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
 DURATION = re.compile(rf"[-+]?(0|({DURATION_PART.pattern})+)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-MAX_SECONDS = 2**63 / 1e9  # a duration has 63 bits of nanoseconds
+MAX_SECONDS = 2**63 / 1e9  # Go stores nanoseconds as a signed 64-bit integer
 
 
 class GoError(ValueError):
@@ -27,7 +27,7 @@ def to_utf8(data: bytes) -> bytes:
 
 
 def to_json(data: bytes) -> bytes:
-    """Return a string with the length of Go's JSON for some text; XXXX stands for digits.
+    """Return Go's JSON for some text, with XXXX for the digits of an escape: the length matters.
 
     encoding/json escapes a few more characters than JSON demands, with six bytes each.
     """

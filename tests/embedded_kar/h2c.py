@@ -1,7 +1,7 @@
 """HTTP/2 without TLS to a service.
 
 httpx can do this too, but through it a sidecar makes half as many calls per second, and large
-request bodies stall next to each other. The errors are those of httpx.
+request bodies that are sent at the same time can stall. The errors are those of httpx.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from h2.events import (
     StreamReset,
     WindowUpdated,
 )
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
 
-WINDOW = 2**24  # bytes of responses on their way, for each stream and for the connection
+WINDOW = 2**24  # flow-control window in bytes, for each stream and for the connection
 MAX_STREAMS = 100  # requests at once on a connection, unless the service allows fewer
 
 Headers = list[tuple[bytes, bytes]]
@@ -195,9 +195,10 @@ class H2cConnection(asyncio.Protocol):
                     stream.fail(failure(f"the stream was reset with code {code}"))
             case WindowUpdated() | RemoteSettingsChanged():
                 for stream_id, stream in self._streams.items():
-                    self._send_body(stream_id, stream)
-            # From here on h2 refuses what arrives, so the requests in flight will fail.
+                    with suppress(StreamClosedError):  # the event of its reset follows
+                        self._send_body(stream_id, stream)
             case ConnectionTerminated(last_stream_id=last_stream_id):
+                # h2 rejects what arrives after GOAWAY, so all requests in flight fail.
                 self.is_usable = False
                 for stream_id, stream in self._streams.items():
                     if stream_id > (last_stream_id or 0):
@@ -215,7 +216,7 @@ class H2cConnection(asyncio.Protocol):
             self._h2.send_data(stream_id, data, end_stream=not stream.unsent)
 
     def _close_if_done(self) -> None:
-        """Close the connection if it has no requests and gets no more."""
+        """Close the connection if it is neither usable nor in use."""
         if not self.is_usable and not self._streams:
             self._transport.close()
 

@@ -13,7 +13,7 @@ from . import go_text
 from .h2c import H2cClient, Headers
 from .registry import Replica
 
-# Go's HTTP client sets the first four itself. The others are about one connection.
+# Go's HTTP client sets the first four itself. The others apply to a single connection.
 LEFT_OUT = {
     b"host",
     b"content-length",
@@ -77,15 +77,15 @@ class HttpClient:
             headers.append((b"user-agent", self._user_agent))
         if body or request.method in ("PATCH", "POST", "PUT"):
             headers.append((b"content-length", b"%d" % len(body)))
-        unpacks = not names & {b"accept-encoding", b"range"}
-        if unpacks:
+        decompresses = not names & {b"accept-encoding", b"range"}
+        if decompresses:
             headers.append((b"accept-encoding", b"gzip"))
         status, response_headers, content = await self._client.request(
             request.method, request.path, headers, body
         )
         # Of several headers with one name, Go reads the first.
         received = {name.lower(): value for name, value in reversed(response_headers)}
-        if unpacks and received.get(b"content-encoding", b"").lower() == b"gzip":
+        if decompresses and received.get(b"content-encoding", b"").lower() == b"gzip":
             del received[b"content-encoding"]
             try:
                 content = gzip.decompress(content)
@@ -99,7 +99,7 @@ class Http1Client:
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}"
-        # The limit bounds how many connections httpx looks through for each request.
+        # httpx searches all connections for each request, so only a few idle ones are kept.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
         self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
 

@@ -1,6 +1,6 @@
 """What kar writes: stamped lines in the format of Go's log package.
 
-It uses file descriptors, because Python's streams would report a closed pipe once more at exit.
+It uses file descriptors, because Python's streams would report a closed pipe again at exit.
 What cannot be written, because a pipe is closed or a disk is full, is lost without a message.
 """
 
@@ -27,11 +27,6 @@ def print_text(text: str, descriptor: int) -> None:
             data = data[os.write(descriptor, data) :]
 
 
-def print_fatal(message: str) -> None:
-    """Write the line with which kar exits to standard output."""
-    print_text(f"{_now()} [FATAL] {message}\n", STDOUT)
-
-
 def log(level: str, message: str, descriptor: int = STDERR) -> None:
     """Write a line, or drop it rather than wait for a slow reader."""
     if _is_writable(descriptor):
@@ -40,17 +35,17 @@ def log(level: str, message: str, descriptor: int = STDERR) -> None:
 
 @lru_cache(maxsize=1000)
 def warn_once(message: str) -> None:
-    """Log a warning. The cache skips one that is among the last 1,000."""
+    """Log a warning, unless it is one of the last 1,000 different ones."""
     log("WARNING", message)
 
 
-async def write_lines(prefix: bytes, lines: bytes) -> None:
+async def write_lines(prefix: bytes, lines: list[bytes]) -> None:
     """Write lines to standard output, each behind the time and a prefix.
 
     Waits for a slow reader without blocking the event loop, so that the sidecar goes on.
     """
     start = f"{_now()} ".encode() + prefix
-    data = b"".join(start + line.removesuffix(b"\r") + b"\n" for line in lines.split(b"\n"))
+    data = b"".join(start + line.removesuffix(b"\r") + b"\n" for line in lines)
     rest = memoryview(data)
     async with _stdout_lock:
         with suppress(OSError):

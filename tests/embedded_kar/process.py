@@ -67,7 +67,7 @@ async def _copy_output(
     Returns at the end of the stream, or when it is silent after the process has exited: the
     processes that it started may hold the stream open.
     """
-    unfinished = bytearray()
+    unfinished = b""
     while True:
         has_exited = process.returncode is not None
         try:
@@ -79,15 +79,12 @@ async def _copy_output(
             continue
         if not chunk:
             break
-        lines, newline, rest = chunk.rpartition(b"\n")
-        if newline:
-            await write_lines(prefix, bytes(unfinished) + lines)
-            unfinished.clear()
-        unfinished += rest
+        *lines, unfinished = (unfinished + chunk).split(b"\n")
+        await write_lines(prefix, lines)
         if len(chunk) < CHUNK:
             await asyncio.sleep(PAUSE)
     if unfinished:
-        await write_lines(prefix, bytes(unfinished))
+        await write_lines(prefix, [unfinished])
 
 
 def _start_message(command: str, error: OSError) -> str:

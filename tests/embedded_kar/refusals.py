@@ -9,7 +9,7 @@ from .http_client import Request, Response
 
 MAX_MESSAGE = 1_000_000  # bytes, unless Kafka is configured otherwise
 ALWAYS_FITS = MAX_MESSAGE // 12  # bytes: escaping makes at most 7 of one, and there is overhead
-# Bytes of a message beside the strings in it, with Kafka's own headers, such as the request ID.
+# Bytes that a message needs besides its strings, including Kafka's headers.
 CALL_OVERHEAD = 333
 RESPONSE_OVERHEAD = 205
 
@@ -18,7 +18,7 @@ class RefusedError(Exception):
     """A call is not made, or its response not passed on; str() is the reason."""
 
     def __init__(self, reason: str, status: int = 501) -> None:
-        """Take the reason, and KAR's own status if it refuses the call, too."""
+        """Take the reason, and the real KAR's status if that refuses the call as well."""
         super().__init__(reason)
         self.status = status
 

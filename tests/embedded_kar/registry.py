@@ -1,7 +1,7 @@
 """The live sidecars of one user, which find each other in a directory.
 
-Each sidecar has a file there and holds a lock on it. The lock ends with the process, however that
-exits, so a dead sidecar is never taken for a live one.
+Each sidecar has a file there and holds a lock on it. The operating system releases the lock
+when the process exits, even if it is killed, so a dead sidecar is never taken for a live one.
 """
 
 import fcntl
@@ -45,15 +45,13 @@ class Registry:
         """Raise RegistryError if the directory cannot be used."""
         self.application = application
         self.directory = _runtime_directory()
-        self._own_file: Path | None = None
+        self._own_file = self.directory / uuid.uuid4().hex
         self._replicas: list[Replica] = []
 
     def register(self, service: str, app_port: int, h2c: bool) -> None:
         """Make this sidecar known until unregister(), or the exit of this process."""
-        name = uuid.uuid4().hex
-        replica = Replica(name, self.application, service, app_port, h2c)
-        self._own_file = self.directory / name
-        new_file = self.directory / (UNLOCKED_PREFIX + name)
+        replica = Replica(self._own_file.name, self.application, service, app_port, h2c)
+        new_file = self.directory / (UNLOCKED_PREFIX + replica.id)
         # The descriptor stays open, and children do not inherit it. So this process holds the lock.
         try:
             descriptor = os.open(new_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -62,11 +60,12 @@ class Registry:
             new_file.rename(self._own_file)
         except OSError as error:
             new_file.unlink(missing_ok=True)
-            raise RegistryError(f"{self.directory}: {error.strerror}; free it up") from error
+            raise RegistryError(
+                f"{self.directory}: {error.strerror}; set XDG_RUNTIME_DIR"
+            ) from error
 
     def unregister(self) -> None:
-        if self._own_file:
-            self._own_file.unlink(missing_ok=True)
+        self._own_file.unlink(missing_ok=True)
 
     def replicas(self, service: str) -> list[Replica]:
         """Return the live replicas of a service."""
@@ -89,13 +88,13 @@ class Registry:
 
 def _read_or_remove(path: Path) -> Replica | None:
     """Return the sidecar that holds the lock on a file; if there is none, remove the file."""
-    with suppress(OSError, ValueError, TypeError):  # it has just gone, or is not a sidecar's
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
+    with suppress(OSError, ValueError, TypeError):  # removed meanwhile, or not a sidecar's file
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        with path.open("rb") as file:
             try:
-                if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    path.unlink()
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                path.unlink()
             except BlockingIOError:
                 return Replica(**json.load(file))
     return None

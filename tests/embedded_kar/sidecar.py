@@ -1,16 +1,13 @@
 """A sidecar's HTTP API, which a component calls.
 
 Starlette's routes find the endpoint. What KAR's HTTP server, which is Go's, does differently is
-explicit: the responses to a missing last slash, to an unknown path and to a wrong method.
+explicit: the responses to a missing trailing slash, to an unknown path and to a wrong method.
 """
 
 import asyncio
 import html
-import logging
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import cast
 
 from hypercorn.asyncio import serve
@@ -21,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from . import http_client
 from .delivery import Delivery
@@ -49,18 +47,36 @@ class Sidecar:
             redirect_slashes=False,
         )
 
+    def start(self, listener: socket.socket) -> None:
+        """Serve the HTTP API in the background until kar exits."""
+        config = Config()
+        config.bind = [f"fd://{listener.detach()}"]
+        config.loglevel = "ERROR"
+        config.include_server_header = False
+        # By default Hypercorn closes a connection after 1,000 requests, or 5 s in which it is idle.
+        # Calls that arrive at that moment are lost.
+        config.keep_alive_max_requests = sys.maxsize
+        config.keep_alive_timeout = 3600
+        config.backlog = 1024  # many callers may connect at once
+        framework = cast(Framework, self)  # its types are Starlette's; Hypercorn has its own
+        never = asyncio.Event()  # with a trigger, Hypercorn installs no signal handlers
+        self._serving = asyncio.create_task(serve(framework, config, shutdown_trigger=never.wait))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request when it has been read to its end.
 
         Hypercorn breaks a connection, with all its calls, when data arrives for a request that
         has its response (https://github.com/pgjones/hypercorn/issues/329).
         """
-        if scope["type"] != "http":  # a start and an exit need nothing
+        if scope["type"] == "lifespan":  # nothing to do at startup and shutdown
+            return
+        if scope["type"] == "websocket":
+            await _refuse_websocket(WebSocket(scope, receive, send))
             return
         body = bytearray()
         while True:
             message = await receive()
-            if len(body) <= MAX_MESSAGE:  # the call is refused, so the rest need not be kept
+            if len(body) <= MAX_MESSAGE:  # a larger body is refused, so the rest is not kept
                 body += message.get("body", b"")
             if not message.get("more_body"):
                 break
@@ -69,7 +85,7 @@ class Sidecar:
             await Response(status_code=503)(scope, receive, send)
             return
 
-        scope["app"] = self  # without it, the router would respond to errors itself
+        scope["app"] = self  # lets the router raise HTTPException instead of responding itself
         scope["state"] = {"body": bytes(body)}
         try:
             await self._router(scope, receive, send)
@@ -114,31 +130,8 @@ class Sidecar:
             return
         if not 200 <= response.status < 300:
             message = f"Asynchronous {call.method} of {call.path} returned status {response.status}"
-            await write_lines(b"[ERROR] ", message.encode() + b" with body " + response.body)
-
-
-@asynccontextmanager
-async def serve_sidecar(sidecar: Sidecar, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve a sidecar's HTTP API in the background; the process must exit afterwards."""
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.loglevel = "ERROR"
-    config.include_server_header = False
-    # By default Hypercorn closes a connection after 1,000 requests, or 5 s in which it is idle.
-    # Calls that arrive at that moment are lost.
-    config.keep_alive_max_requests = sys.maxsize
-    config.keep_alive_timeout = 3600
-    config.backlog = 1024  # many callers may connect at once
-    framework = cast(Framework, sidecar)  # its types are Starlette's; Hypercorn has its own
-    never = asyncio.Event()  # a trigger, so that Hypercorn does not handle signals
-    serving = asyncio.create_task(serve(framework, config, shutdown_trigger=never.wait))
-    try:
-        yield
-    finally:
-        # Workaround: up to Python 3.12, asyncio reports each connection that is cut off as an
-        # error, with a traceback.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        serving.cancel()  # asyncio.run() waits for its end, and cancels all requests
+            lines = (message.encode() + b" with body " + response.body).split(b"\n")
+            await write_lines(b"[ERROR] ", lines)
 
 
 async def _health(request: Request) -> Response:
@@ -160,6 +153,12 @@ async def _add_slash(request: Request) -> Response:
 async def _not_embedded(request: Request) -> Response:
     """Refuse a request that needs the real KAR."""
     raise RefusedError("promises, actors and events need the real KAR: make a call of a service")
+
+
+async def _refuse_websocket(websocket: WebSocket) -> None:
+    reason = "KAR cannot pass a WebSocket on, and the call gets no response: make a call over HTTP"
+    log("ERROR", f"{websocket.url.path}: {reason}")
+    await websocket.send_denial_response(PlainTextResponse(f"{reason}\n", 501))
 
 
 def _error_response(request: Request, error: HTTPException | RefusedError) -> Response:

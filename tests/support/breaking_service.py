@@ -1,7 +1,8 @@
 """An HTTP/2 service that breaks the first requests of a path: /abort/N, /refuse/N or /goaway/N.
 
 After N of them it responds with the number of requests. It prints each request with its body.
-To /early/0 it responds before it has the body, of which it takes no more than 64 KiB.
+To /early/0 it responds before it has the body, of which it takes no more than 64 KiB. It resets the
+stream of /reset/0 after 64 KiB, and lets /wait/0 wait until then.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived, StreamEnded
 
+WINDOW = 65_535  # bytes that arrive on a connection before the service has taken any
 counts: dict[str, int] = {}
 
 
@@ -20,6 +22,7 @@ class Connection(asyncio.Protocol):
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self.requests: dict[int, tuple[str, str]] = {}
         self.bodies: dict[int, bytes] = {}
+        self.waiting: list[int] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -38,9 +41,25 @@ class Connection(asyncio.Protocol):
                     self.respond(event.stream_id)
             elif isinstance(event, DataReceived):
                 self.bodies[event.stream_id] += event.data
+                self.reset_if_full(event.stream_id)
             elif isinstance(event, StreamEnded) and event.stream_id in self.requests:
-                self.respond(event.stream_id)
+                if self.requests[event.stream_id][1].startswith("/wait/"):
+                    self.waiting.append(event.stream_id)
+                    print("waiting", flush=True)
+                else:
+                    self.respond(event.stream_id)
         self.transport.write(self.h2.data_to_send())
+
+    def reset_if_full(self, stream: int) -> None:
+        """Reset a stream of /reset/0 whose window is full, after an update of that window."""
+        if stream in self.requests and self.requests[stream][1].startswith("/reset/"):
+            size = len(self.bodies[stream])
+            if sum(map(len, self.bodies.values())) == WINDOW:
+                self.h2.acknowledge_received_data(size, stream)
+                self.h2.reset_stream(stream, ErrorCodes.CANCEL)
+                del self.requests[stream]
+                while self.waiting:
+                    self.respond(self.waiting.pop())
 
     def respond(self, stream: int) -> None:
         method, path = self.requests.pop(stream)

@@ -12,6 +12,7 @@ import time
 import httpx
 import psutil
 import pytest
+from support.http2 import FrameConnection
 from support.kar import Kar
 from support.processes import Process, accepts_connections, free_port, wait_until
 
@@ -198,6 +199,9 @@ def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
             connection = socket.create_connection(("127.0.0.1", sidecar.port))
             stack.enter_context(connection)
             connection.sendall(request)
+        http2 = stack.enter_context(FrameConnection(sidecar.url))
+        http2.open_stream("POST", "/kar/v1/service/missing/call/", body=b"body")
+        http2.flush()
         asynchronous = httpx.post(
             sidecar.service_url("missing") + "/", headers={"Pragma": "async"}, trust_env=False
         )
@@ -246,7 +250,7 @@ def test_killed_kar_leaves_its_process_behind(kar: Kar) -> None:
 def test_grandchild_does_not_delay_the_exit(kar: Kar) -> None:
     """The real KAR waits until everybody has closed the output."""
     process = kar.run("sh", "-c", "sleep 1000 & echo $!")
-    assert process.wait() == 0
+    assert (process.wait(), process.stderr_lines()) == (0, [])
     psutil.Process(int(process.stdout_lines()[0].split()[1])).kill()
 
 

@@ -1,5 +1,6 @@
 """Calls that the real KAR repeats without an end, damages or loses are refused at once."""
 
+import asyncio
 import gzip
 import json
 import socket
@@ -7,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
-from support.http2 import http2_client
+from support.http2 import async_http2_client, http2_client
 from support.kar import Kar, Replica, Sidecar
 from support.kar_service import Service
 from support.processes import free_port, wait_until
@@ -95,6 +97,22 @@ def test_upgrade_of_get_as_curl_sends_it_is_refused(h2c_echo: Service) -> None:
         line = "GET /kar/v1/service/echo/call/upgrade: KAR passes the header Upgrade"
         h2c_echo.sidecar.process.wait_for_line(line)
     assert h2c_echo.requests_seen() == seen
+
+
+def test_websocket_is_refused(h2c_echo: Service) -> None:
+    headers = [
+        (b"connection", b"upgrade"),
+        (b"upgrade", b"websocket"),
+        (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+        (b"sec-websocket-version", b"13"),
+        (b"host", b"x"),
+    ]
+    assert_refused(
+        h2c_echo,
+        lambda: h2c_echo.call("GET", "/x", headers, http_version="HTTP/1.1"),
+        "WebSocket",
+        requests=0,
+    )
 
 
 def test_ten_redirects_are_refused(echo: Service) -> None:
@@ -218,6 +236,23 @@ def test_refused_stream_is_repeated_with_its_body(kar: Kar, path: str) -> None:
         response = client.post(sidecar.service_url("breaking") + path, content="x")
     assert (response.status_code, response.text) == (200, "3")
     replica.process.wait_for_line(f"[STDOUT] POST {path} x", count=3)
+
+
+def test_reset_during_a_body_does_not_break_other_calls(kar: Kar) -> None:
+    replica, sidecar = start_breaking_service(kar)
+    url = sidecar.service_url("breaking")
+
+    async def call_next_to_a_reset() -> tuple[httpx.Response, httpx.Response]:
+        # httpx stalls if it sends a large body next to another request on one connection.
+        async with async_http2_client() as client, async_http2_client() as other_client:
+            waiting = asyncio.create_task(client.post(url + "/wait/0", content="x"))
+            await asyncio.to_thread(replica.process.wait_for_line, "waiting")
+            reset = await other_client.post(url + "/reset/0", content="x" * 100_000)
+            return await waiting, reset
+
+    waiting, reset = asyncio.run(call_next_to_a_reset())
+    assert (waiting.status_code, waiting.text) == (200, "1")
+    assert reset.status_code == 501
 
 
 def test_responses_before_the_whole_body_do_not_use_up_a_connection(kar: Kar) -> None:

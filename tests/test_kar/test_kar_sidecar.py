@@ -71,6 +71,15 @@ def test_sidecar_follows_nine_redirects(echo: Service) -> None:
     assert saw["headers"]["referer"] == f"{echo.replica.url}/redirects/1"
 
 
+def test_body_is_not_sent_again_after_a_redirect_dropped_it(echo: Service) -> None:
+    """A 302 makes the request a GET without a body, and so it stays after a 307."""
+    spec = {"status": 302, "headers": {"location": "/redirects/1"}}
+    headers = [(b"content-type", b"application/json")]
+    saw = echo.call("POST", "/spec", headers, json.dumps(spec).encode()).json()
+    assert (saw["method"], saw["path"], saw["body"]) == ("GET", "/redirects/0", "")
+    assert "content-type" not in saw["headers"]
+
+
 def test_request_just_below_the_limit_is_passed_on(echo: Service) -> None:
     body = json.dumps({"padding": "x" * 999_000}).encode()
     assert echo.call("POST", "/spec", body=body).status_code == 200
