@@ -92,6 +92,15 @@ class Kar:
         process, port = self._start_connected(*flags, "sleep", "1000")
         return Sidecar(process, f"http://127.0.0.1:{port}", port)
 
+    def running_sidecar(self, sidecar: Sidecar) -> Sidecar:
+        """Return a sidecar, or a new one if its real kar has exited when another one joined.
+
+        The real kar can do so after the crash of a third one.
+        """
+        if self.is_embedded or sidecar.process.is_running():
+            return sidecar
+        return self.start_sidecar()
+
     def start_replica(self, service: str, *arguments: str, **environment: str) -> Replica:
         """Start a replica of a service on a free port and wait until it serves.
 
