@@ -119,11 +119,12 @@ def show_crash(stage: "Stage") -> None:
     greetings_before_crash = survivor.greetings()
     print(f"$ kill -KILL -{victim.process.pid}  # {victim.name}, and its kar", flush=True)
     stage.groups.kill(victim.process)
+    print(
+        "# All calls share one connection, so httpx delivers some responses of the other replica "
+        "late, with those of the repeated calls. This makes the second step smaller."
+    )
     if not stage.is_embedded:
-        print(
-            "# A real KAR takes 10 to 20 s to notice. Until then httpx holds back most of the "
-            "other responses, because they arrive over the same connection."
-        )
+        print("# A real KAR takes 10 to 20 s to notice the crash.", flush=True)
     status = stage.groups.wait(client.process)
     for program in (client, *replicas):
         program.print_new_lines()
