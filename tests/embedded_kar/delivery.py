@@ -27,6 +27,7 @@ MAX_REQUESTS = 10  # of one call: Go's HTTP client follows nine redirects
 MAX_BROKEN = 5  # connections that may break during one call
 NOTICE_DELAY = 5.0  # seconds after which kar logs what a call waits for
 CRASH_GRACE = 0.3  # seconds for a kar to notice that its process has crashed
+MAX_CRASH_GRACE = 5.0  # seconds for the same on a busy machine
 PAUSE = 0.25  # seconds before a request is sent again
 
 BODY_HEADERS = {b"content-encoding", b"content-language", b"content-location", b"content-type"}
@@ -122,16 +123,17 @@ class Delivery:
 
         The real KAR delivers a call again, with its body, if the kar of the replica exits, as it
         does when its process crashes. A crashed process accepts no connections, and its kar exits
-        after a moment; so the replica lives if its kar runs and its port accepts connections.
+        after a moment. If the kar stays, another program runs between it and the process.
         """
         await asyncio.sleep(CRASH_GRACE)
-        while self._registry.is_live(replica):
+        deadline = time.monotonic() + MAX_CRASH_GRACE
+        while self._registry.is_live(replica) and time.monotonic() < deadline:
             with suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", replica.app_port)
                 writer.close()
                 return True
             await asyncio.sleep(PAUSE)
-        return False
+        return self._registry.is_live(replica)
 
 
 async def _follow_redirects(client: HttpClient, replica: Replica, request: Request) -> Response:

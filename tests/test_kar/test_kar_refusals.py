@@ -211,6 +211,27 @@ def test_post_is_refused_if_a_living_service_breaks_its_connection(kar: Kar) -> 
 
 
 @pytest.mark.slow
+def test_post_is_refused_if_a_shell_outlives_its_service(kar: Kar) -> None:
+    """The kar of the service does not exit, so the real one would not deliver the call again."""
+    program = "tests/support/echo_service.py"
+    replica = kar.start_replica("echo", "-h2c", "sh", "-c", f"python {program}; sleep 1000")
+    sidecar = kar.start_sidecar()
+
+    async def call_and_crash() -> httpx.Response:
+        async with async_http2_client() as client:
+            body = told(delays={str(replica.port): 1000})
+            call = asyncio.create_task(
+                client.post(sidecar.service_url("echo") + "/spec", content=body)
+            )
+            await asyncio.to_thread(replica.process.wait_for_line, "POST /spec")
+            replica.process.descendant(program).kill()
+            return await call
+
+    response = asyncio.run(call_and_crash())
+    assert (response.status_code, "without its body" in response.text) == (501, True)
+
+
+@pytest.mark.slow
 def test_requests_without_a_body_are_repeated(kar: Kar) -> None:
     replica, sidecar = start_breaking_service(kar)
     with http2_client() as client:
