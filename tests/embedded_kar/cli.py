@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         if command == "version":
             print_text(f"{VERSION}\n", STDOUT)
             return 0
-        if command in ("help", "-h", "-help", "--help"):
+        if command in ("help", "-h", "--h", "-help", "--help"):
             print_text(usage(), STDOUT)
             return 0
         if command not in ("run", "rest"):

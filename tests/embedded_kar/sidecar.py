@@ -26,6 +26,7 @@ from .output import log, warn_once, write_lines
 from .refusals import MAX_MESSAGE, RefusedError, check_call
 
 HEALTH = "/kar/v1/system/health"
+HEALTH_METHODS = "GET, OPTIONS"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
 
@@ -39,7 +40,7 @@ class Sidecar:
             routes=[
                 Route("/kar/v1/service/{service}/call/{path:path}", self._call, methods=METHODS),
                 Route("/kar/v1/service/{service}/call", _add_slash, methods=METHODS),
-                Route(HEALTH, _health, methods=["GET"]),
+                Route(HEALTH, _health, methods=["GET", "OPTIONS"]),
                 Route("/kar/v1/await", _not_embedded, methods=METHODS),
                 Route("/kar/v1/actor/{path:path}", _not_embedded, methods=METHODS),
                 Route("/kar/v1/event/{path:path}", _not_embedded, methods=METHODS),
@@ -137,6 +138,8 @@ class Sidecar:
 async def _health(request: Request) -> Response:
     if request.method == "HEAD":  # Starlette allows it where it allows GET
         raise HTTPException(405)
+    if request.method == "OPTIONS":
+        return Response(headers={"Allow": HEALTH_METHODS})
     return PlainTextResponse("OK")
 
 
@@ -169,7 +172,8 @@ def _error_response(request: Request, error: HTTPException | RefusedError) -> Re
         return PlainTextResponse(f"{error}\n", error.status, headers)
     if error.status_code == 404:
         return PlainTextResponse("404 page not found\n", 404, headers)
-    headers["Allow"] = "GET, OPTIONS" if request.scope["path"] == HEALTH else ", ".join(METHODS)
+    is_health = request.scope["path"] == HEALTH
+    headers["Allow"] = HEALTH_METHODS if is_health else ", ".join(METHODS)
     return PlainTextResponse("Method Not Allowed\n", 405, headers)
 
 

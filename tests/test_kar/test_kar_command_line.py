@@ -125,7 +125,8 @@ def test_invalid_arguments_are_named_before_the_usage(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["help"], ["-h"], ["--help"], ["run", "-h"], ["run", "--help"]]
+    "arguments",
+    [["help"], ["-h"], ["--h"], ["-help"], ["--help"], ["run", "-h"], ["run", "--help"]],
 )
 def test_help_exits_0(kar: Kar, arguments: list[str]) -> None:
     process = bare(kar, *arguments)
