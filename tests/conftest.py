@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.kar import EMBEDDED_KAR, Kar
+from support.kar import EMBEDDED_KAR, Kar, Topics
 from support.processes import Processes
 
 REAL_KAR = os.environ.get("KAR")
@@ -64,14 +64,27 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     processes.end()
 
 
+@pytest.fixture(scope="session")
+def topics(kar_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topics | None]:
+    """The Kafka topics of applications, if the kar under test is the real one."""
+    if kar_path == EMBEDDED_KAR:
+        yield None
+        return
+    processes = Processes(tmp_path_factory.mktemp("topics"))
+    yield Topics(kar_path, processes)
+    processes.end()
+
+
 @pytest.fixture
-def kar(kar_path: Path, processes: Processes) -> Kar:
-    return Kar(kar_path, processes)
+def kar(kar_path: Path, processes: Processes, topics: Topics | None) -> Kar:
+    return Kar(kar_path, processes, topics)
 
 
 @pytest.fixture(scope="module")
-def module_kar(kar_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kar]:
+def module_kar(
+    kar_path: Path, tmp_path_factory: pytest.TempPathFactory, topics: Topics | None
+) -> Iterator[Kar]:
     """A kar for all tests of a module, which start nothing that disturbs another."""
     processes = Processes(tmp_path_factory.mktemp("module"))
-    yield Kar(kar_path, processes)
+    yield Kar(kar_path, processes, topics)
     processes.end()

@@ -21,6 +21,7 @@ EMBEDDED_KAR = ROOT / "tests" / "bin" / "kar"
 # program exits before its sidecar is connected, and sometimes at the first start.
 START_SECONDS = (1.5, 1.5, 3, 6, 12)
 STARTS = 5
+PARTITIONS = 10  # of an application's topic: more than its processes, including those that crashed
 CONNECT_TIMEOUT = 20.0  # seconds for a sidecar of the real KAR to be connected to Kafka
 WARM_UP_TIMEOUT = 15.0  # seconds for one call while Kafka settles: the real KAR can lose it
 
@@ -59,20 +60,22 @@ class Replica:
 class Kar:
     """A kar command and the application that its processes belong to."""
 
-    def __init__(self, path: Path, processes: Processes) -> None:
+    def __init__(self, path: Path, processes: Processes, topics: "Topics | None" = None) -> None:
+        """Take the topics to create that of the application there; the embedded KAR has none."""
         self.path = path
         self.is_embedded = path == EMBEDDED_KAR
         # Seconds that a program must run for, so that kar passes on its exit status: the real one
         # connects to Kafka first.
         self.lifetime = 0.1 if self.is_embedded else 2
         self.processes = processes
+        self.topics = topics
         self.app = f"test-{uuid.uuid4().hex}"
         if not self.is_embedded:
             self._create_application()
 
     def other_application(self) -> "Kar":
         """Return the same command with another application."""
-        return Kar(self.path, self.processes)
+        return Kar(self.path, self.processes, self.topics)
 
     def run(self, *arguments: str | Path, **environment: str) -> Process:
         """Start `kar run` with the test's application and more arguments.
@@ -92,15 +95,6 @@ class Kar:
         """Start a process that only waits, and its sidecar, and wait until the sidecar listens."""
         process, port = self._start_connected(*flags, "sleep", "1000")
         return Sidecar(process, f"http://127.0.0.1:{port}", port)
-
-    def running_sidecar(self, sidecar: Sidecar) -> Sidecar:
-        """Return a sidecar, or a new one if its real kar has exited when another one joined.
-
-        The real kar can do so after the crash of a third one.
-        """
-        if self.is_embedded or sidecar.process.is_running():
-            return sidecar
-        return self.start_sidecar()
 
     def start_replica(self, service: str, *arguments: str, **environment: str) -> Replica:
         """Start a replica of a service on a free port and wait until it serves.
@@ -186,9 +180,31 @@ class Kar:
         return process.is_running()
 
     def _create_application(self) -> None:
-        """Let the real kar create the application's topic in Kafka, which can fail at first."""
+        """Create the application's topic in Kafka, and wait until the real kar can use it."""
+        if self.topics:
+            self.topics.create(self.app)
         for seconds in START_SECONDS:
             process = self.run("sleep", str(seconds))
             if process.wait() == 0:
                 return
         raise AssertionError(f"{self.path} does not start: {process.stdout_lines()}")
+
+
+class Topics:
+    """Creates the Kafka topics of applications, through a sidecar of the real KAR.
+
+    By default a topic begins with one partition, and the real kar adds one when a component joins.
+    If it then does not see at once that Kafka has done so, it exits: "Number of partitions is
+    invalid". With enough partitions from the start, it adds none.
+    """
+
+    def __init__(self, path: Path, processes: Processes) -> None:
+        self.sidecar = Kar(path, processes).start_sidecar()
+
+    def create(self, application: str) -> None:
+        response = httpx.put(
+            f"{self.sidecar.url}/kar/v1/event/kar_{application}",
+            json={"NumPartitions": PARTITIONS, "ReplicationFactor": 1},
+            trust_env=False,
+        )
+        assert response.status_code == 201, response.text

@@ -24,7 +24,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.kar import EMBEDDED_KAR, Kar
+from support.kar import EMBEDDED_KAR, Kar, Topics
 from support.kar_service import Service, start_service
 from support.processes import Processes
 
@@ -70,7 +70,9 @@ def pair(
 ) -> Iterator[Pair]:
     """The service echo through the embedded and through the real KAR."""
     processes = Processes(tmp_path_factory.mktemp("pair"))
-    kars = (Kar(EMBEDDED_KAR, processes), Kar(Path(os.environ["KAR"]), processes))
+    real_path = Path(os.environ["KAR"])
+    real_kar = Kar(real_path, processes, Topics(real_path, processes))
+    kars = (Kar(EMBEDDED_KAR, processes), real_kar)
     embedded, real = (start_service(kar, h2c=request.param == "h2c") for kar in kars)
     yield embedded, real
     processes.end()

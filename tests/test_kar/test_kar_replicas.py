@@ -148,7 +148,6 @@ def test_process_without_its_sidecar_gets_no_calls(kar: Kar) -> None:
     replica = kar.start_echo("-h2c")
     assert process.is_running()
     assert httpx.get(abandoned.url, trust_env=False).status_code == 200
-    sidecar = kar.running_sidecar(sidecar)
     assert calls_by_port(sidecar, 20) == {replica.port: 20}
 
 
