@@ -24,6 +24,8 @@ The embedded KAR is deliberately more lenient than the real one in a few points:
 - A line of output may be longer than 65,535 bytes.
 - The exit status of a program that exits at once is passed on.
 - A grandchild that holds the output open does not keep kar from exiting.
+- Since it keeps no calls in Kafka, kar waits for the asynchronous calls of its program before it
+  exits.
 - A replica gets calls within 0.5 s of its start. The real KAR needs seconds.
 
 In other points it is stricter: it refuses each HEAD request, each redirect to another host name or

@@ -59,6 +59,10 @@ class FatalError(Exception):
 def main(arguments: list[str]) -> int:
     """Run kar with its arguments and return its exit status."""
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of callers that disconnect
+    # Open standard streams that are closed: another file would get their number.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(descriptor)
     command = arguments[0] if arguments else ""
     try:
         if command == "version":
@@ -91,15 +95,12 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
     app_port = port(options.app_port, "KAR_APP_PORT", 8080)
     registry = Registry(options.app)
     listener = listen(port(options.runtime_port, "KAR_RUNTIME_PORT", 0))
-    environment = {
-        **os.environ,
+    environment = os.environ | {
         "KAR_RUNTIME_PORT": str(listener.getsockname()[1]),
         "KAR_APP_PORT": str(app_port),
         "KAR_REQUEST_TIMEOUT": "-1000",  # milliseconds; below 0 there is no limit
     }
-    delivery = Delivery(registry, options.missing_component_timeout)
-    delivery.start()
-    sidecar = Sidecar(delivery)
+    sidecar = Sidecar(Delivery(registry, options.missing_component_timeout))
     sidecar.start(listener)
     registry.register(options.service, app_port, options.h2c)
     status = 0
@@ -110,6 +111,7 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
             await stop.wait()
     finally:
         registry.unregister()
+    await sidecar.finish_background_calls(stop)
     # Workaround: asyncio.run() would now cancel the requests in flight, for which Hypercorn can
     # hang, and then report the output that a grandchild holds open.
     os._exit(status)
@@ -123,10 +125,10 @@ async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
     # Go would replace bytes that are not UTF-8 as well.
     arguments = [os.fsencode(each).decode(errors="replace") for each in arguments]
     method, service, path, *body = arguments
-    headers = [(b"content-type", options.content_type.encode())] if body else []
-    request = http_client.Request(method.upper(), f"/{path}", headers, "".join(body).encode())
+    headers = [(b"content-type", os.fsencode(options.content_type))] if body else []
+    method = method.upper() or "GET"
+    request = http_client.Request(method, f"/{path}", headers, "".join(body).encode())
     delivery = Delivery(Registry(options.app), options.missing_component_timeout)
-    delivery.start()
     try:
         response = await delivery.call(service, request)
     except RefusedError as error:

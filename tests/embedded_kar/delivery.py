@@ -17,8 +17,8 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from . import go_text
-from .h2c import NotProcessedError
-from .http_client import HttpClient, Request, Response
+from .h2c import PAUSE, H2cClient
+from .http_client import Http1Client, Request, Response, send
 from .output import warn_once
 from .refusals import RefusedError, check_call, check_connection_header, check_response
 from .registry import REFRESH_PERIOD, Registry, Replica
@@ -28,23 +28,19 @@ MAX_BROKEN = 5  # connections that may break during one call
 NOTICE_DELAY = 5.0  # seconds after which kar logs what a call waits for
 CRASH_GRACE = 0.3  # seconds for a kar to notice that its process has crashed
 MAX_CRASH_GRACE = 5.0  # seconds for the same on a busy machine
-PAUSE = 0.25  # seconds before a request is sent again
 
 BODY_HEADERS = {b"content-encoding", b"content-language", b"content-location", b"content-type"}
 
 
 class Delivery:
-    """Delivers the calls of one component, once it has been started."""
+    """Delivers the calls of one component, and follows the registry until kar exits."""
 
     def __init__(self, registry: Registry, missing_component_timeout: float) -> None:
         """Take the timeout in seconds. If it is 0 or less, calls wait without a limit."""
         self._registry = registry
         self._timeout = missing_component_timeout if missing_component_timeout > 0 else math.inf
-        self._clients: dict[Replica, HttpClient] = {}
-
-    def start(self) -> None:
-        """Follow the registry in the background until kar exits."""
-        self._registry.refresh()
+        self._clients: dict[Replica, H2cClient | Http1Client] = {}
+        registry.refresh()
         self._watching = asyncio.create_task(self._watch())
 
     async def call(self, service: str, request: Request) -> Response:
@@ -94,11 +90,10 @@ class Delivery:
         broken = 0
         while self._registry.is_live(replica):
             if replica not in self._clients:
-                self._clients[replica] = HttpClient(replica)
+                port = replica.app_port
+                self._clients[replica] = H2cClient(port) if replica.h2c else Http1Client(port)
             try:
                 return await _follow_redirects(self._clients[replica], replica, request)
-            except NotProcessedError:
-                pass
             except httpx.ConnectError:  # the process does not listen yet
                 if time.monotonic() - start >= NOTICE_DELAY:
                     warn_once(
@@ -136,16 +131,18 @@ class Delivery:
         return self._registry.is_live(replica)
 
 
-async def _follow_redirects(client: HttpClient, replica: Replica, request: Request) -> Response:
+async def _follow_redirects(
+    client: H2cClient | Http1Client, replica: Replica, request: Request
+) -> Response:
     """Return the response to a request, or to the last one that it is redirected to."""
     try:
         request = replace(request, path=go_text.encode_path(request.path))
-    except go_text.GoError as error:
+    except ValueError as error:
         url = go_text.quoted(f"http://{replica.address}{request.path}")
         raise RefusedError(f"failed to send message: parse {url}: {error}", 500) from error
     first = request
     for _ in range(MAX_REQUESTS):
-        response = await client.send(request)
+        response = await send(client, request)
         location = response.headers.get(b"location", b"").decode(errors="replace")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response

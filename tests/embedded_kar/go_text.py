@@ -14,10 +14,6 @@ SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0,
 MAX_SECONDS = 2**63 / 1e9  # Go stores nanoseconds as a signed 64-bit integer
 
 
-class GoError(ValueError):
-    """Go cannot read a text; str() is Go's message."""
-
-
 def to_utf8(data: bytes) -> bytes:
     """Return bytes as valid UTF-8, with U+FFFD for each byte that is not."""
     if data.isascii():
@@ -42,7 +38,7 @@ def quoted(text: str) -> str:
 
 
 def encode_path(path: str) -> str:
-    """Return what Go's client sends for the path of a URL; raises GoError if it is invalid.
+    """Return what Go's client sends for the path of a URL; raises ValueError with Go's message.
 
     A ? begins a query and a # a fragment, which is not sent. What looks percent-encoded stays as
     it is.
@@ -50,20 +46,18 @@ def encode_path(path: str) -> str:
     path, _, fragment = path.partition("#")
     path, question_mark, query = path.partition("?")
     if CONTROL_CHARACTER.search(path + query):
-        raise GoError("net/url: invalid control character in URL")
+        raise ValueError("net/url: invalid control character in URL")
     for part in (path, fragment):
         if invalid := INVALID_ESCAPE.search(part):
-            raise GoError(f'invalid URL escape "{invalid[0]}"')
+            raise ValueError(f'invalid URL escape "{invalid[0]}"')
     if not VALID_PATH.fullmatch(path):
         path = quote(unquote_to_bytes(path), safe="/$&+,:;=@")
     return path + question_mark + quote(query, safe="%/$&+,:;=@!'()*[]?")
 
 
 def duration(text: str) -> float:
-    """Return the seconds of a duration such as 3s, 1h30m or -1.5h; raises GoError."""
-    if not DURATION.fullmatch(text):
-        raise GoError("parse error")
+    """Return the seconds of a duration such as 3s, 1h30m or -1.5h; raises ValueError."""
     seconds = sum(float(number) * SECONDS[unit] for number, unit in DURATION_PART.findall(text))
-    if seconds >= MAX_SECONDS:
-        raise GoError("parse error")
+    if not DURATION.fullmatch(text) or seconds >= MAX_SECONDS:
+        raise ValueError("parse error")
     return -seconds if text.startswith("-") else seconds

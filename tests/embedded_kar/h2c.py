@@ -27,16 +27,15 @@ from h2.settings import SettingCodes
 
 WINDOW = 2**24  # flow-control window in bytes, for each stream and for the connection
 MAX_STREAMS = 100  # requests at once on a connection, unless the service allows fewer
+PAUSE = 0.25  # seconds before a request is sent again
 
 Headers = list[tuple[bytes, bytes]]
 
 
-class NotProcessedError(httpx.ConnectError):
-    """The service has not started on a request, so the request can safely be sent again."""
-
-
 class H2cClient:
     """A client for one server, with as many connections as the requests in flight need."""
+
+    user_agent = b"Go-http-client/2.0"
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -48,25 +47,33 @@ class H2cClient:
         """Close the connections; requests in flight raise httpx.ReadError."""
         self._closed = True
         for connection in self._connections:
-            connection.abort()
+            connection.transport.abort()
 
     async def request(
         self, method: str, path: str, headers: Headers, body: bytes
     ) -> tuple[int, Headers, bytes]:
-        """Return the status, headers and body of the response; raises httpx.TransportError."""
-        connection = self._with_room()
-        if connection is None:
-            async with self._connecting:
-                connection = self._with_room() or await self._connect()
+        """Return the status, headers and body of the response; raises httpx.TransportError.
+
+        A request that the server has not processed is sent again.
+        """
         pseudo_headers = [
             (b":method", method.encode()),
             (b":scheme", b"http"),
             (b":authority", b"127.0.0.1:%d" % self._port),
             (b":path", path.encode()),
         ]
-        stream = await connection.request(pseudo_headers + headers, body)
-        (_, status), *received = stream.headers
-        return int(status), received, bytes(stream.body)
+        while True:
+            connection = self._with_room()
+            if connection is None:
+                async with self._connecting:
+                    connection = self._with_room() or await self._connect()
+            try:
+                stream = await connection.request(pseudo_headers + headers, body)
+            except NotProcessedError:
+                await asyncio.sleep(PAUSE)
+                continue
+            (_, status), *received = stream.headers
+            return int(status), received, bytes(stream.body)
 
     def _with_room(self) -> "H2cConnection | None":
         return next((each for each in self._connections if each.has_room), None)
@@ -78,10 +85,14 @@ class H2cClient:
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
         if self._closed:
-            connection.abort()
-        self._connections = [each for each in self._connections if not each.is_closed]
+            connection.transport.abort()
+        self._connections = [each for each in self._connections if not each.transport.is_closing()]
         self._connections.append(connection)
         return connection
+
+
+class NotProcessedError(httpx.TransportError):
+    """The service has not started on a request, so the request can safely be sent again."""
 
 
 @dataclass
@@ -102,12 +113,8 @@ class H2cConnection(asyncio.Protocol):
     """A connection, to be made with an event loop's create_connection()."""
 
     def __init__(self) -> None:
-        config = H2Configuration(
-            client_side=True,
-            header_encoding=None,
-            normalize_outbound_headers=False,  # the caller has done that; h2 still validates them
-        )
-        self._h2 = H2Connection(config)
+        # The caller has normalized the headers. h2 still validates them.
+        self._h2 = H2Connection(H2Configuration(normalize_outbound_headers=False))
         self._streams: dict[int, Stream] = {}
         self.is_usable = True
 
@@ -116,14 +123,6 @@ class H2cConnection(asyncio.Protocol):
         """Whether one more request can be sent now."""
         limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
         return self.is_usable and len(self._streams) < limit
-
-    @property
-    def is_closed(self) -> bool:
-        return self._transport.is_closing()
-
-    def abort(self) -> None:
-        """Close the connection; requests in flight raise httpx.ReadError."""
-        self._transport.abort()
 
     async def request(self, headers: Headers, body: bytes) -> Stream:
         """Send a request and return the stream with its response; raises httpx.TransportError."""
@@ -151,7 +150,7 @@ class H2cConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self.transport = transport
         self._h2.initiate_connection()
         self._h2.update_settings(
             {SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}
@@ -166,7 +165,7 @@ class H2cConnection(asyncio.Protocol):
         except ProtocolError:
             self.is_usable = False
             self._flush()
-            self._transport.close()
+            self.transport.abort()
         else:
             self._flush()
 
@@ -176,23 +175,20 @@ class H2cConnection(asyncio.Protocol):
             stream.fail(httpx.ReadError("the connection was closed"))
 
     def _handle(self, event: Event) -> None:
+        stream = self._streams.get(getattr(event, "stream_id", 0))
         match event:
-            case ResponseReceived(stream_id=stream_id, headers=headers):
-                if stream := self._streams.get(stream_id):
-                    stream.headers = headers
+            case ResponseReceived(headers=headers) if stream:
+                stream.headers = headers
             case DataReceived(stream_id=stream_id, data=data, flow_controlled_length=length):
                 self._h2.acknowledge_received_data(length, stream_id)
-                if stream := self._streams.get(stream_id):
+                if stream:
                     stream.body += data
-            case StreamEnded(stream_id=stream_id):
-                stream = self._streams.get(stream_id)
-                if stream and not stream.finished.done():
-                    stream.finished.set_result(None)
-            case StreamReset(stream_id=stream_id, error_code=code):
-                if stream := self._streams.get(stream_id):
-                    was_refused = code == ErrorCodes.REFUSED_STREAM
-                    failure = NotProcessedError if was_refused else httpx.ReadError
-                    stream.fail(failure(f"the stream was reset with code {code}"))
+            case StreamEnded() if stream and not stream.finished.done():
+                stream.finished.set_result(None)
+            case StreamReset(error_code=code) if stream:
+                was_refused = code == ErrorCodes.REFUSED_STREAM
+                failure = NotProcessedError if was_refused else httpx.ReadError
+                stream.fail(failure(f"the stream was reset with code {code}"))
             case WindowUpdated() | RemoteSettingsChanged():
                 for stream_id, stream in self._streams.items():
                     with suppress(StreamClosedError):  # the event of its reset follows
@@ -218,8 +214,8 @@ class H2cConnection(asyncio.Protocol):
     def _close_if_done(self) -> None:
         """Close the connection if it is neither usable nor in use."""
         if not self.is_usable and not self._streams:
-            self._transport.close()
+            self.transport.close()
 
     def _flush(self) -> None:
         if data := self._h2.data_to_send():
-            self._transport.write(data)
+            self.transport.write(data)

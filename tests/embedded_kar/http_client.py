@@ -1,6 +1,6 @@
-"""Requests to one replica, with the headers that Go's HTTP client sends and reads.
+"""Requests to a service, with the headers that Go's HTTP client sends and reads.
 
-A replica with -h2c is called over HTTP/2, others over HTTP/1.1.
+A service with -h2c is called over HTTP/2, others over HTTP/1.1.
 """
 
 import gzip
@@ -11,7 +11,6 @@ import httpx
 
 from . import go_text
 from .h2c import H2cClient, Headers
-from .registry import Replica
 
 # Go's HTTP client sets the first four itself. The others apply to a single connection.
 LEFT_OUT = {
@@ -48,62 +47,20 @@ class Response:
         return self.headers.get(b"content-type", b"")
 
 
-class HttpClient:
-    """A client for one replica."""
-
-    def __init__(self, replica: Replica) -> None:
-        self._client: H2cClient | Http1Client
-        if replica.h2c:
-            self._client = H2cClient(replica.app_port)
-            self._user_agent = b"Go-http-client/2.0"
-        else:
-            self._client = Http1Client(replica.app_port)
-            self._user_agent = b"Go-http-client/1.1"
-
-    async def close(self) -> None:
-        """Close the connections; requests in flight raise httpx.TransportError."""
-        await self._client.close()
-
-    async def send(self, request: Request) -> Response:
-        """Send a request; raises httpx.TransportError or httpx.DecodingError."""
-        body = go_text.to_utf8(request.body)
-        headers = [
-            (name, go_text.to_utf8(value))
-            for name, value in request.headers
-            if name not in LEFT_OUT
-        ]
-        names = {name for name, _ in headers}
-        if b"user-agent" not in names:
-            headers.append((b"user-agent", self._user_agent))
-        if body or request.method in ("PATCH", "POST", "PUT"):
-            headers.append((b"content-length", b"%d" % len(body)))
-        decompresses = not names & {b"accept-encoding", b"range"}
-        if decompresses:
-            headers.append((b"accept-encoding", b"gzip"))
-        status, response_headers, content = await self._client.request(
-            request.method, request.path, headers, body
-        )
-        # Of several headers with one name, Go reads the first.
-        received = {name.lower(): value for name, value in reversed(response_headers)}
-        if decompresses and received.get(b"content-encoding", b"").lower() == b"gzip":
-            del received[b"content-encoding"]
-            try:
-                content = gzip.decompress(content)
-            except (OSError, EOFError, zlib.error) as error:
-                raise httpx.DecodingError(f"the response is not gzip: {error}") from error
-        return Response(status, received, go_text.to_utf8(content))
-
-
 class Http1Client:
     """A client for one server, over HTTP/1.1."""
 
+    user_agent = b"Go-http-client/1.1"
+
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}"
-        # httpx searches all connections for each request, so only a few idle ones are kept.
+        # httpx searches all connections for each request, so only a few idle ones are kept. Without
+        # verify=False it would load certificates, which takes longer than a request.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-        self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
+        self._transport = httpx.AsyncHTTPTransport(verify=False, trust_env=False, limits=limits)
 
     async def close(self) -> None:
+        """Close the connections; requests in flight raise httpx.TransportError."""
         await self._transport.aclose()
 
     async def request(
@@ -114,3 +71,31 @@ class Http1Client:
         response = await self._transport.handle_async_request(request)
         content = b"".join([part async for part in response.aiter_raw()])
         return response.status_code, response.headers.raw, content
+
+
+async def send(client: H2cClient | Http1Client, request: Request) -> Response:
+    """Send a request; raises httpx.TransportError or httpx.DecodingError."""
+    body = go_text.to_utf8(request.body)
+    headers = [
+        (name, go_text.to_utf8(value)) for name, value in request.headers if name not in LEFT_OUT
+    ]
+    names = {name for name, _ in headers}
+    if b"user-agent" not in names:
+        headers.append((b"user-agent", client.user_agent))
+    if body or request.method in ("PATCH", "POST", "PUT"):
+        headers.append((b"content-length", b"%d" % len(body)))
+    decompresses = not names & {b"accept-encoding", b"range"}
+    if decompresses:
+        headers.append((b"accept-encoding", b"gzip"))
+    status, response_headers, content = await client.request(
+        request.method, request.path, headers, body
+    )
+    # Of several headers with one name, Go reads the first.
+    received = {name.lower(): value for name, value in reversed(response_headers)}
+    if decompresses and received.get(b"content-encoding", b"").lower() == b"gzip":
+        del received[b"content-encoding"]
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise httpx.DecodingError(f"the response is not gzip: {error}") from error
+    return Response(status, received, go_text.to_utf8(content))

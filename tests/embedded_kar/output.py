@@ -28,9 +28,11 @@ def print_text(text: str, descriptor: int) -> None:
 
 
 def log(level: str, message: str, descriptor: int = STDERR) -> None:
-    """Write a line, or drop it rather than wait for a slow reader."""
-    if _is_writable(descriptor):
-        print_text(f"{_now()} [{level}] {message}\n", descriptor)
+    """Write a line, or drop its rest rather than wait for a slow reader."""
+    data = f"{_now()} [{level}] {message}\n".encode(errors="surrogateescape")
+    with suppress(OSError):
+        while data and _is_writable(descriptor):
+            data = data[os.write(descriptor, data[:ATOMIC]) :]
 
 
 @lru_cache(maxsize=1000)

@@ -34,7 +34,18 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
         _copy_output(process, process.stdout, b"[STDOUT] "),
         _copy_output(process, process.stderr, b"[STDERR] "),
     )
-    stopping = asyncio.create_task(_stop(process, copying, stop))
+
+    async def kill_when_stopped() -> None:
+        """Kill the process when stop is set, and show nothing more of its output.
+
+        Ctrl-C in a terminal also interrupts the process, which may print a message before that.
+        """
+        await stop.wait()
+        with suppress(ProcessLookupError):  # the same signal has already ended it
+            process.kill()
+        copying.cancel()
+
+    stopping = asyncio.create_task(kill_when_stopped())
     # Process.wait() would wait for grandchildren, too, that hold the output open.
     while process.returncode is None:
         await asyncio.sleep(POLL)
@@ -42,21 +53,6 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
         await copying
     stopping.cancel()
     return 0 if stop.is_set() else max(0, process.returncode)
-
-
-async def _stop(
-    process: asyncio.subprocess.Process,
-    copying: asyncio.Future[tuple[None, None]],
-    stop: asyncio.Event,
-) -> None:
-    """Kill a process when stop is set, and show nothing more of its output.
-
-    Ctrl-C in a terminal also interrupts the process, which may print a message before it is killed.
-    """
-    await stop.wait()
-    with suppress(ProcessLookupError):  # the same signal has already ended it
-        process.kill()
-    copying.cancel()
 
 
 async def _copy_output(
@@ -67,7 +63,7 @@ async def _copy_output(
     Returns at the end of the stream, or when it is silent after the process has exited: the
     processes that it started may hold the stream open.
     """
-    unfinished = b""
+    unfinished = bytearray()
     while True:
         has_exited = process.returncode is not None
         try:
@@ -79,12 +75,15 @@ async def _copy_output(
             continue
         if not chunk:
             break
-        *lines, unfinished = (unfinished + chunk).split(b"\n")
-        await write_lines(prefix, lines)
+        end_of_line, *lines = chunk.split(b"\n")
+        unfinished += end_of_line
+        if lines:
+            await write_lines(prefix, [bytes(unfinished), *lines[:-1]])
+            unfinished = bytearray(lines[-1])
         if len(chunk) < CHUNK:
             await asyncio.sleep(PAUSE)
     if unfinished:
-        await write_lines(prefix, [unfinished])
+        await write_lines(prefix, [bytes(unfinished)])
 
 
 def _start_message(command: str, error: OSError) -> str:

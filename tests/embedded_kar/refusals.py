@@ -4,6 +4,8 @@ KAR passes them on as Kafka messages. A message is a JSON object, so its size de
 characters have to be escaped.
 """
 
+import re
+
 from . import go_text
 from .http_client import Request, Response
 
@@ -12,6 +14,7 @@ ALWAYS_FITS = MAX_MESSAGE // 12  # bytes: escaping makes at most 7 of one, and t
 # Bytes that a message needs besides its strings, including Kafka's headers.
 CALL_OVERHEAD = 333
 RESPONSE_OVERHEAD = 205
+METHOD = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 class RefusedError(Exception):
@@ -25,6 +28,9 @@ class RefusedError(Exception):
 
 def check_call(service: str, request: Request) -> None:
     """Raise RefusedError if a call cannot succeed, whatever the service does."""
+    if not METHOD.fullmatch(request.method):
+        invalid = go_text.quoted(request.method)
+        raise RefusedError(f"failed to send message: net/http: invalid method {invalid}", 500)
     if request.method == "HEAD":
         raise RefusedError(
             "KAR repeats a HEAD request for 15 minutes if the response has a Content-Length: "

@@ -102,10 +102,11 @@ def _read_or_remove(path: Path) -> Replica | None:
 
 def _runtime_directory() -> Path:
     """Return the directory, in XDG_RUNTIME_DIR if that is set; make it if there is none."""
-    directory = Path(tempfile.gettempdir(), f"embedded-kar-{os.getuid()}")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         _make_private_directory(Path(runtime))
         directory = Path(runtime, "embedded-kar")
+    else:
+        directory = Path(tempfile.gettempdir(), f"embedded-kar-{os.getuid()}")
     _make_private_directory(directory)
     return directory
 

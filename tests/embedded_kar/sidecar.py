@@ -63,6 +63,18 @@ class Sidecar:
         never = asyncio.Event()  # with a trigger, Hypercorn installs no signal handlers
         self._serving = asyncio.create_task(serve(framework, config, shutdown_trigger=never.wait))
 
+    async def finish_background_calls(self, stop: asyncio.Event) -> None:
+        """Wait for the asynchronous calls, as the real KAR would make them after its exit, too.
+
+        When stop is set, log those that are lost.
+        """
+        stopping = asyncio.create_task(stop.wait())
+        while self._background_calls and not stop.is_set():
+            tasks = {*self._background_calls, stopping}
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in self._background_calls:
+            log("ERROR", f"{task.get_name()}: lost, because kar was stopped; KAR would complete it")
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request when it has been read to its end.
 
@@ -112,7 +124,8 @@ class Sidecar:
         )
         if "async" in pragmas:
             check_call(service, call)
-            task = asyncio.create_task(self._call_in_background(_line(request), service, call))
+            line = _line(request)
+            task = asyncio.create_task(self._call_in_background(line, service, call), name=line)
             self._background_calls.add(task)
             task.add_done_callback(self._background_calls.discard)
             return PlainTextResponse("OK", 202)

@@ -1,6 +1,7 @@
 """An HTTP/2 service that breaks the first requests of a path: /abort/N, /refuse/N or /goaway/N.
 
 After N of them it responds with the number of requests. It prints each request with its body.
+/redirect/0 redirects to /refuse/1.
 To /early/0 it responds before it has the body, of which it takes no more than 64 KiB. It resets the
 stream of /reset/0 after 64 KiB, and lets /wait/0 wait until then.
 """
@@ -66,7 +67,10 @@ class Connection(asyncio.Protocol):
         print(f"{method} {path} {self.bodies[stream].decode()}".rstrip(), flush=True)
         counts[path] = counts.get(path, 0) + 1
         _, behaviour, breaks, *_ = path.split("/")
-        if counts[path] > int(breaks):
+        if behaviour == "redirect":
+            headers = [(":status", "307"), ("location", "/refuse/1")]
+            self.h2.send_headers(stream, headers, end_stream=True)
+        elif counts[path] > int(breaks):
             self.h2.send_headers(stream, [(":status", "200")])
             self.h2.send_data(stream, str(counts[path]).encode(), end_stream=True)
         elif behaviour == "abort":

@@ -1,5 +1,6 @@
 """kar's command line: flags in Go's forms, ports, messages and exit statuses; kar rest."""
 
+import json
 import re
 import socket
 
@@ -182,6 +183,8 @@ def test_rest_calls_a_service(kar: Kar) -> None:
     assert (get.wait(), get.stdout_lines()) == (0, ['{"message":"I am healthy"}'])
     not_utf8 = rest(kar, "post", "async-server", "helloText", "\udcff")
     assert (not_utf8.wait(), not_utf8.stdout_lines()) == (0, ['"Hello \ufffd"'])
+    without_method = rest(kar, "", "async-server", "health")
+    assert (without_method.wait(), without_method.stdout_lines()) == (0, get.stdout_lines())
     wrong = rest(kar, "post", "async-server", "helloJson", "{}")
     assert (wrong.wait(), wrong.stdout_lines()) == (0, [])
     assert wrong.stderr_lines()[0] == "[STDERR] HTTP status: 422"
@@ -192,3 +195,19 @@ def test_rest_calls_a_service(kar: Kar) -> None:
 def test_rest_with_wrong_number_of_arguments(kar: Kar, arguments: list[str]) -> None:
     message = f"rest expects either three or four arguments; got {len(arguments)}"
     assert fatal(kar.rest(*arguments)) == message
+
+
+@pytest.mark.parametrize("flag", ["-h2c", "-h2c=false"])
+def test_rest_with_invalid_method(kar: Kar, flag: str) -> None:
+    kar.start_echo(flag)
+    process = rest(kar, "a b", "echo", "x")
+    assert process.wait() == 1
+    reason = 'error invoking the service: net/http: invalid method "A B"'
+    assert process.stdout_lines()[0].endswith(f"[ERROR] {reason}")
+
+
+def test_rest_with_content_type_that_is_not_utf8(kar: Kar) -> None:
+    kar.start_echo("-h2c")
+    process = rest(kar, "-content_type", "\udcff", "post", "echo", "x", "body")
+    assert process.wait() == 0
+    assert json.loads(process.stdout_lines()[0])["headers"]["content-type"] == "\ufffd"

@@ -207,7 +207,17 @@ def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
         )
         assert asynchronous.status_code == 202
         sidecar.process.terminate()
-        assert (sidecar.process.wait(), sidecar.process.stderr_lines()) == (0, [])
+        assert sidecar.process.wait() == 0
+        # Only the loss of the asynchronous call is reported, since nobody else would notice it.
+        (line,) = sidecar.process.stderr_lines()
+        assert "[ERROR] POST /kar/v1/service/missing/call/: lost, because kar was stopped" in line
+
+
+def test_closed_standard_output_does_not_stop_kar(kar: Kar) -> None:
+    program = f"echo lost; sleep {kar.lifetime}"
+    command = f"exec {kar.path} run -app {kar.app} sh -c '{program}' >&-"
+    process = kar.processes.start("sh", "-c", command)
+    assert (process.wait(), process.stderr_lines()) == (0, [])
 
 
 @pytest.mark.embedded_only
@@ -223,15 +233,37 @@ def test_reader_that_stops_does_not_stop_kar(kar: Kar) -> None:
     """Its pipe is full, and still the sidecar responds and SIGTERM ends kar."""
     port = free_port()
     reader, writer = os.pipe()
-    with subprocess.Popen(
-        [kar.path, "run", "-app", kar.app, "-runtime_port", str(port), "yes"],
-        env=kar.processes.environment,
-        stdout=writer,
-    ) as process:
+    command = [str(kar.path), "run", "-app", kar.app, "-runtime_port", str(port), "yes"]
+    with (
+        subprocess.Popen(command, env=kar.processes.environment, stdout=writer) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
         wait_until(lambda: accepts_connections(port), "the sidecar to listen")
         wait_until(lambda: not select.select([], [writer], [], 0)[1], "a full pipe")
         for _ in range(10):
             assert httpx.get(f"http://127.0.0.1:{port}/kar/v1/system/health").text == "OK"
+        process.terminate()
+        assert process.wait(10) == 0
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.embedded_only
+def test_reader_of_errors_that_stops_does_not_stop_kar(kar: Kar) -> None:
+    """A message that is longer than a pipe's room is cut off."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/kar/v1/service/x/call/{'x' * 12_000}"
+    reader, writer = os.pipe()
+    command = [str(kar.path), "run", "-app", kar.app, "-runtime_port", str(port)]
+    with (
+        subprocess.Popen(command, env=kar.processes.environment, stderr=writer) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
+        wait_until(lambda: accepts_connections(port), "the sidecar to listen")
+        for _ in range(20):
+            assert httpx.head(url, trust_env=False, timeout=10).status_code == 501
         process.terminate()
         assert process.wait(10) == 0
         os.close(reader)

@@ -259,6 +259,15 @@ def test_refused_stream_is_repeated_with_its_body(kar: Kar, path: str) -> None:
     replica.process.wait_for_line(f"[STDOUT] POST {path} x", count=3)
 
 
+def test_refused_stream_after_a_redirect_repeats_only_the_last_request(kar: Kar) -> None:
+    replica, sidecar = start_breaking_service(kar)
+    with http2_client() as client:
+        response = client.post(sidecar.service_url("breaking") + "/redirect/0", content="x")
+    assert (response.status_code, response.text) == (200, "2")
+    replica.process.wait_for_line("[STDOUT] POST /refuse/1 x", count=2)
+    assert replica.process.stdout_lines().count("[STDOUT] POST /redirect/0 x") == 1
+
+
 def test_reset_during_a_body_does_not_break_other_calls(kar: Kar) -> None:
     replica, sidecar = start_breaking_service(kar)
     url = sidecar.service_url("breaking")

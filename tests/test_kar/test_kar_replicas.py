@@ -163,6 +163,22 @@ def test_call_whose_caller_has_disconnected(kar: Kar, http2: bool) -> None:
     kar.start_echo("-h2c").process.wait_for_line("[STDOUT] POST /late")
 
 
+ASYNC_CALL = """
+import os, sys, time, httpx
+time.sleep(float(sys.argv[1]))
+url = f"http://127.0.0.1:{os.environ['KAR_RUNTIME_PORT']}/kar/v1/service/echo/call/late"
+print(httpx.post(url, headers={"Pragma": "async"}, trust_env=False).status_code)
+"""
+
+
+@pytest.mark.slow
+def test_async_call_of_a_program_that_has_exited(kar: Kar) -> None:
+    caller = kar.run("python", "-c", ASYNC_CALL, str(kar.lifetime))
+    caller.wait_for_line("[STDOUT] 202")
+    kar.start_echo("-h2c").process.wait_for_line("[STDOUT] POST /late")
+    assert caller.wait() == 0
+
+
 @pytest.mark.slow
 @pytest.mark.embedded_only
 def test_sidecars_leave_no_files(kar: Kar) -> None:
