@@ -29,7 +29,7 @@ async def main() -> None:
 
 
 def print_lines(*lines: str) -> None:
-    # Standard output is a pipe to kar, which Python buffers. Flush to show each line at once.
+    # Python buffers standard output, because it is a pipe to kar. Flush to show each line at once.
     print(*lines, sep="\n", flush=True)
 
 
@@ -40,7 +40,7 @@ class SidecarClient:
     """
 
     def __init__(self, service: str) -> None:
-        """Raise ConfigurationError if KAR_RUNTIME_PORT is not the port of a sidecar."""
+        """Raise ConfigurationError if KAR_RUNTIME_PORT is not a valid port."""
         self._base_url = f"http://127.0.0.1:{sidecar_port()}/kar/v1/service/{service}/call"
         self._client = self._open_client()
         self._calls_in_flight = {self._client: 0}
@@ -52,7 +52,8 @@ class SidecarClient:
         await self.close()
 
     async def close(self) -> None:
-        for client in self._calls_in_flight:
+        """Close the connections; calls that are still in flight fail."""
+        for client in list(self._calls_in_flight):
             await client.aclose()
 
     async def call(
@@ -69,6 +70,7 @@ class SidecarClient:
 
         The timeout is in seconds. It includes the time that the call waits while 100 others are in
         flight. The default lets KAR repeat the call on another host, which took 19 s in a test.
+        After a timeout or a cancellation, KAR does not stop the call: it can still run later.
 
         Raise CallError on a timeout, a failed connection, or a status that is not 2xx.
         """
@@ -84,7 +86,7 @@ class SidecarClient:
             self._replace_client(client)
             raise
         except Exception as error:
-            # At the deadline this is a TimeoutError, or another error while httpcore connects.
+            # This is a TimeoutError, or another error if the client was still connecting.
             if deadline.expired():
                 self._replace_client(client)
                 raise CallError(
@@ -151,7 +153,8 @@ class ConfigurationError(Exception):
 class CallError(Exception):
     """A call did not get the expected response.
 
-    kind groups errors in statistics, reason says what happened, and remedy what a person can do.
+    kind groups errors in statistics: it is "timeout", "connection", "unexpected response", or
+    "status 404" and the like. reason says what happened, and remedy what a person can do.
     status_code is the error status of the response, or None without one.
     """
 

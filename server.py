@@ -2,8 +2,8 @@
 
     kar run -h2c -app hello-async -service async-server python server.py
 
-The models and the routes come first. Below them is what keeps calls from getting lost: two classes
-of ASGI middleware, Hypercorn's configuration, and the shutdown.
+The models and the routes come first. Below them is what keeps calls from getting lost: two ASGI
+middleware classes, Hypercorn's configuration, and the shutdown.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ TEXT_BODY = {
     },
 }
 TOO_LARGE = {"description": "The body is larger than 64 KiB", "content": {"text/plain": {}}}
-UNREADABLE = {"description": "The body has a wrong encoding or too deep nesting"}
+UNREADABLE = {"description": "The body is wrongly encoded or too deeply nested"}
 INVALID_TEXT = {
     "description": "Validation Error",
     "content": {
@@ -123,14 +123,15 @@ def configure_logging() -> None:
 
 # For a service of your own, replace the code from greeting_log to here, as in README.md.
 
-SHUTDOWN_RESERVE = 4.0  # seconds that requests may take beyond HELLO_DELAY after a signal
+SHUTDOWN_RESERVE = 4.0  # seconds that requests have after a signal, in addition to HELLO_DELAY
 
 
 @app.exception_handler(RequestValidationError)
 async def report_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Respond like FastAPI, but without the input.
+    """Respond like FastAPI, but with only the type, the place and the message of each error.
 
-    A NaN or a lone surrogate in the input cannot be encoded, and would turn the 422 into a 500.
+    FastAPI repeats the input. A NaN or a lone surrogate in it cannot be encoded, and would turn the
+    422 into a 500.
     """
     details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
     return JSONResponse({"detail": details}, status_code=422)
@@ -141,8 +142,9 @@ class ReadRequestBeforeResponse:
 
     Hypercorn 0.18 ends the whole connection, with all its requests, when body data arrives for a
     request that already has its response, such as a 404 or a 413. So when the application starts
-    a response, this class reads and drops the rest of the request. Wrap the whole application in
-    it: app.add_middleware() would not cover the responses that FastAPI sends from outside of its
+    a response, this class reads and drops the rest of the request. A route has to read all that it
+    needs before it starts to respond. Wrap the whole application in this class: with
+    app.add_middleware() it would not cover the responses that FastAPI sends from outside of its
     middleware. It can be removed once https://github.com/pgjones/hypercorn/issues/329 is fixed.
     """
 
@@ -218,8 +220,8 @@ def hypercorn_config(listener: socket.socket) -> Config:
     config.bind = [f"fd://{listener.detach()}"]
     # The default ends each connection after 1,000 requests.
     config.keep_alive_max_requests = sys.maxsize
-    # The default ends a connection after 5 idle seconds. Infinity would be wrong, too: Hypercorn
-    # holds the file descriptor of a connection that its client has closed until this time is over.
+    # The default ends a connection after 5 idle seconds. Infinity would be wrong, too: after a
+    # client has closed its connection, Hypercorn keeps the file descriptor for this long.
     config.keep_alive_timeout = 3600
     return config
 
@@ -240,8 +242,8 @@ async def serve_until_signal(listener: socket.socket) -> None:
         signal_received.set()
 
     async def shutdown_trigger() -> None:
-        # Hypercorn serves as before until this returns. From then on it would break a connection
-        # on which a POST arrives: https://github.com/pgjones/hypercorn/issues/308
+        # Hypercorn serves as before until this returns. After that, it breaks any connection on
+        # which a POST arrives: https://github.com/pgjones/hypercorn/issues/308
         await signal_received.wait()
         await tracker.finish_requests(timeout=hello_delay() + SHUTDOWN_RESERVE)
 
@@ -306,7 +308,8 @@ def main() -> None:
         sys.exit(f"server.py: {error}")
     configure_logging()
     asyncio.run(serve_until_signal(listener))
-    # If a line could not be written, Python would try once more at exit, and report the failure.
+    # At exit, Python flushes standard output once more, and would report a closed pipe or a full
+    # disk. There is no standard output if the process was started without one.
     if sys.stdout is not None:
         with contextlib.suppress(OSError):
             sys.stdout.close()

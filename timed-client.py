@@ -38,7 +38,11 @@ async def gather(call: Call, calls: int) -> None:
 
 
 async def tasks(call: Call, calls: int) -> None:
-    """Start each call as a task, which runs in the background, and await them all at the end."""
+    """Make each call a task of a group, which awaits them all at its end.
+
+    The calls begin when this function waits, as with gather. If a task fails, the group cancels the
+    others, whereas gather lets them go on. Here no task fails: it records the failure of its call.
+    """
     async with asyncio.TaskGroup() as group:
         for number in range(calls):
             group.create_task(call(number))
@@ -58,7 +62,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 class CallResult:
     """One call, with times in seconds of time.perf_counter().
 
-    due is when the setting made the call, and sent is when the call got a free slot.
+    due is when the setting made the call, and sent is when a slot was free for it.
     """
 
     due: float
@@ -179,7 +183,7 @@ async def timed_call(pool: ClientPool, number: int, due: float, timeout: float) 
 
 
 async def measure(measurement: Measurement, pool: ClientPool, timeout: float) -> None:
-    """Make the calls of a setting, and keep the results so far if they are cancelled."""
+    """Make the calls of a setting, and keep the results so far if it is interrupted."""
 
     async def call_and_record(number: int, due: float) -> None:
         result = await timed_call(pool, number, due, timeout)
@@ -294,7 +298,7 @@ def in_flight_by_column(measurement: Measurement, width: float, columns: int) ->
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Time calls to async-server in three settings: sequential awaits each call "
-        "before the next one starts, gather awaits all together, tasks starts each as a task.",
+        "before the next one starts, gather awaits all together, and tasks makes each one a task.",
         epilog="Latency is measured from the moment a call is made, and includes the time that it "
         "waits because of --concurrency. The timeout begins when the call is sent.",
     )

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,8 @@ NOT_RUN = {
     "export REDIS_HOST=127.0.0.1 REDIS_PORT=6379": NEEDS_REAL_KAR,
 }
 ADD_KAR_TO_PATH = 'export PATH="$PWD/tests/bin:$PATH"'
+START_OWN_SERVICE = "kar run -h2c -app my-app -service dictionary python server.py"
+START_OWN_CLIENT = "kar run -app my-app python translate.py"
 
 
 @dataclass
@@ -77,7 +80,7 @@ OTHER_COMMANDS = [each for each in console_commands(README) if not each.starts_s
 def test_each_command_is_run_or_excluded_with_a_reason() -> None:
     assert console_commands(TESTS_README) == []
     plain = {*plain_commands(README), *plain_commands(TESTS_README)}
-    assert plain == NOT_RUN.keys() | {ADD_KAR_TO_PATH}
+    assert plain == NOT_RUN.keys() | {ADD_KAR_TO_PATH, START_OWN_SERVICE, START_OWN_CLIENT}
 
 
 class Terminal:
@@ -91,10 +94,10 @@ class Terminal:
             (directory / "kar").symlink_to(kar.path.resolve())
             self.add_kar_to_path = f'export PATH="{directory}:$PATH"'
 
-    def start(self, command: str) -> Process:
-        command = command.replace("hello-async", self.kar.app)
+    def start(self, command: str, directory: Path = ROOT) -> Process:
+        command = re.sub("hello-async|my-app", self.kar.app, command)
         command = re.sub(r"\b808[01]\b", self.port, command)
-        lines = f"{self.add_kar_to_path}\n{command}"
+        lines = f"{self.add_kar_to_path}\ncd '{directory}'\n{command}"
         return self.kar.processes.start("sh", "-c", lines, KAR_APP_PORT=self.port)
 
     def start_server(self) -> Process:
@@ -167,7 +170,7 @@ def test_code_excerpts_are_in_the_scripts() -> None:
     assert call in (ROOT / "client.py").read_text()
 
 
-def test_service_and_client_of_ones_own(kar: Kar, tmp_path: Path) -> None:
+def test_service_and_client_of_ones_own(terminal: Terminal, tmp_path: Path) -> None:
     """The section on that, followed to the letter."""
     _, _, application, client_program = code_blocks(README, "python")
     server = (ROOT / "server.py").read_text()
@@ -178,8 +181,11 @@ def test_service_and_client_of_ones_own(kar: Kar, tmp_path: Path) -> None:
     kept = main_without_calls.replace("hello_delay()", "1.0")
     (tmp_path / "server.py").write_text(imports + application + kept)
     (tmp_path / "client.py").write_text((ROOT / "client.py").read_text())
-    (tmp_path / "dictionary_client.py").write_text(client_program)
-    kar.start_replica("dictionary", "-h2c", "python", str(tmp_path / "server.py"))
-    client = kar.run("-h2c", "python", tmp_path / "dictionary_client.py")
+    (tmp_path / "translate.py").write_text(client_program)
+    ruff = [str(Path(sys.executable).with_name("ruff")), "check", "--isolated", "--select"]
+    subprocess.run([*ruff, "F401", "--fix", str(tmp_path)], check=True)
+    subprocess.run([*ruff, "F", str(tmp_path)], check=True)
+    terminal.start(START_OWN_SERVICE, tmp_path).wait_for_line("Running on")
+    client = terminal.start(START_OWN_CLIENT, tmp_path)
     assert client.wait() == 0, client.stdout_lines()
     assert client.stdout_lines() == ["[STDOUT] ['ONE', 'TWO', 'THREE']"]
