@@ -13,7 +13,7 @@ How a call travels from one component of an application to another:
 - delivery: chooses a replica of the service, follows redirects, and sends the request again where
   KAR would.
 - http_client: sends one request to one replica, over HTTP/1.1 with httpx, or to a service with
-  -h2c over HTTP/2 with the client in h2c.
+  -h2c over HTTP/2 with the client in h2c, which repeats a request that was not processed.
 - refusals: decides which calls are refused, because they would hang, be damaged or be lost on the
   real KAR. The caller gets status 501, or KAR's own 500, and its kar logs the reason.
 - go_text: how Go, the language of KAR, reads and writes text.

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of callers that disconnect
     # Open standard streams that are closed: another file would get their number.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        pass
+        os.set_inheritable(descriptor, True)
     os.close(descriptor)
     command = arguments[0] if arguments else ""
     try:

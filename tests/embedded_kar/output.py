@@ -28,11 +28,11 @@ def print_text(text: str, descriptor: int) -> None:
 
 
 def log(level: str, message: str, descriptor: int = STDERR) -> None:
-    """Write a line, or drop its rest rather than wait for a slow reader."""
-    data = f"{_now()} [{level}] {message}\n".encode(errors="surrogateescape")
-    with suppress(OSError):
-        while data and _is_writable(descriptor):
-            data = data[os.write(descriptor, data[:ATOMIC]) :]
+    """Write a line, or drop it rather than wait for a slow reader. Cut off what is over ATOMIC."""
+    line = f"{_now()} [{level}] {message}".encode(errors="surrogateescape")
+    if _is_writable(descriptor):
+        with suppress(OSError):
+            os.write(descriptor, line[: ATOMIC - 1] + b"\n")
 
 
 @lru_cache(maxsize=1000)

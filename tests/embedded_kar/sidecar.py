@@ -64,16 +64,16 @@ class Sidecar:
         self._serving = asyncio.create_task(serve(framework, config, shutdown_trigger=never.wait))
 
     async def finish_background_calls(self, stop: asyncio.Event) -> None:
-        """Wait for the asynchronous calls, as the real KAR would make them after its exit, too.
+        """Wait for the asynchronous calls, which the real KAR completes even after kar has exited.
 
-        When stop is set, log those that are lost.
+        When stop is set, log those that may be lost.
         """
         stopping = asyncio.create_task(stop.wait())
         while self._background_calls and not stop.is_set():
-            tasks = {*self._background_calls, stopping}
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in self._background_calls:
-            log("ERROR", f"{task.get_name()}: lost, because kar was stopped; KAR would complete it")
+            call = next(iter(self._background_calls))
+            await asyncio.wait({call, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for call in self._background_calls:
+            log("ERROR", f"{call.get_name()}: kar was stopped, so the call may be lost")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request when it has been read to its end.

@@ -66,7 +66,7 @@ class Kar:
         self.is_embedded = path == EMBEDDED_KAR
         # Seconds that a program must run for, so that kar passes on its exit status: the real one
         # connects to Kafka first.
-        self.lifetime = 0.1 if self.is_embedded else 2
+        self.lifetime = 0.1 if self.is_embedded else 3
         self.processes = processes
         self.topics = topics
         self.app = f"test-{uuid.uuid4().hex}"
@@ -206,5 +206,6 @@ class Topics:
             f"{self.sidecar.url}/kar/v1/event/kar_{application}",
             json={"NumPartitions": PARTITIONS, "ReplicationFactor": 1},
             trust_env=False,
+            timeout=CONNECT_TIMEOUT,
         )
         assert response.status_code == 201, response.text

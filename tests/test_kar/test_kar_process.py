@@ -130,7 +130,7 @@ def test_signal_to_kar_kills_the_process_at_once(kar: Kar, number: signal.Signal
     program = (
         "import signal, time\n"
         "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
-        "print('ready', flush=True); time.sleep(1000)"
+        f"time.sleep({kar.lifetime}); print('ready', flush=True); time.sleep(1000)"
     )
     process = python(kar, program)
     process.wait_for_line("ready")
@@ -146,7 +146,7 @@ def test_signal_to_the_process_goes_through_its_handler(kar: Kar) -> None:
     program = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *_: (print('handled', flush=True), sys.exit(3)))\n"
-        "print('ready', flush=True); time.sleep(1000)"
+        f"time.sleep({kar.lifetime}); print('ready', flush=True); time.sleep(1000)"
     )
     process = python(kar, program)
     process.wait_for_line("ready")
@@ -208,9 +208,9 @@ def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
         assert asynchronous.status_code == 202
         sidecar.process.terminate()
         assert sidecar.process.wait() == 0
-        # Only the loss of the asynchronous call is reported, since nobody else would notice it.
+        # Only the asynchronous call is reported, since nobody else would notice that it is lost.
         (line,) = sidecar.process.stderr_lines()
-        assert "[ERROR] POST /kar/v1/service/missing/call/: lost, because kar was stopped" in line
+        assert "[ERROR] POST /kar/v1/service/missing/call/: kar was stopped" in line
 
 
 def test_closed_standard_output_does_not_stop_kar(kar: Kar) -> None:
@@ -251,7 +251,7 @@ def test_reader_that_stops_does_not_stop_kar(kar: Kar) -> None:
 
 @pytest.mark.embedded_only
 def test_reader_of_errors_that_stops_does_not_stop_kar(kar: Kar) -> None:
-    """A message that is longer than a pipe's room is cut off."""
+    """A message that is longer than what a pipe takes at once is cut off."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/kar/v1/service/x/call/{'x' * 12_000}"
     reader, writer = os.pipe()
