@@ -129,9 +129,24 @@ class Process:
         return not self.is_running() or bool(psutil.Process(self.pid).children())
 
     def child(self) -> psutil.Process:
-        """Return the process that this one, a kar, has started."""
-        wait_until(lambda: psutil.Process(self.pid).children(), "a child process")
-        return psutil.Process(self.pid).children()[0]
+        """Return the process that this one, a kar, has started.
+
+        For a moment kar has a child that runs its own program: the one that will start the command,
+        or one with which Go, the language of the real kar, tests the operating system.
+        """
+        kar = psutil.Process(self.pid)
+        kar_command = kar.cmdline()
+        found: list[psutil.Process] = []
+
+        def has_command() -> bool:
+            for process in kar.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.cmdline() not in ([], kar_command):
+                        found.append(process)
+            return bool(found)
+
+        wait_until(has_command, "a child process")
+        return found[0]
 
     def descendant(self, program: str) -> psutil.Process:
         """Return the first process below this one that runs a program, such as server.py."""
