@@ -86,8 +86,8 @@ class SidecarClient:
             self._replace_client(client)
             raise
         except Exception as error:
-            # This is a TimeoutError, or another error if the client was still connecting.
             if deadline.expired():
+                # It is a TimeoutError, or another error if the client was still connecting.
                 self._replace_client(client)
                 raise CallError(
                     path,

@@ -221,6 +221,14 @@ def test_closed_standard_output_does_not_stop_kar(kar: Kar) -> None:
 
 
 @pytest.mark.embedded_only
+def test_closed_standard_input_is_empty_for_the_program(kar: Kar) -> None:
+    """If it were closed for the program, too, cat would fail, or read another file."""
+    command = f"exec {kar.path} run -app {kar.app} sh -c 'cat; echo end' <&-"
+    process = kar.processes.start("sh", "-c", command)
+    assert (process.wait(), process.stdout_lines()) == (0, ["[STDOUT] end"])
+
+
+@pytest.mark.embedded_only
 def test_full_disk_does_not_stop_the_component(kar: Kar) -> None:
     command = f"{kar.path} run -app {kar.app} sh -c 'echo lost; echo lost >&2; exit 7' >/dev/full"
     process = kar.processes.start("sh", "-c", f"{command}; echo $? >&2")
