@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.kar import EMBEDDED_KAR, Kar, Topics
-from support.processes import Processes
+from support.kar import Kar, Topics
+from support.processes import EMBEDDED_KAR, Processes
 
 REAL_KAR = os.environ.get("KAR")
 KAR_PATHS = {"embedded": EMBEDDED_KAR}
@@ -18,8 +18,10 @@ if REAL_KAR:
 def pytest_configure(config: pytest.Config) -> None:
     if REAL_KAR and not os.access(REAL_KAR, os.X_OK):
         raise pytest.UsageError(f"KAR={REAL_KAR} is not an executable file")
-    # A shell lets its background processes ignore Ctrl-C, and their children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # SIGTERM ends the processes of running tests, as Ctrl-C does. A shell lets its background
+    # processes ignore Ctrl-C, and their children inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

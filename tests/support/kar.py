@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from support.http2 import http2_client
 from support.processes import (
-    ROOT,
+    EMBEDDED_KAR,
     Process,
     Processes,
     accepts_connections,
@@ -16,7 +16,6 @@ from support.processes import (
     wait_until,
 )
 
-EMBEDDED_KAR = ROOT / "tests" / "bin" / "kar"
 # How long a program runs with which the real kar is started for a new application. It fails if the
 # program exits before its sidecar is connected, and sometimes at the first start.
 START_SECONDS = (1.5, 1.5, 3, 6, 12)
@@ -152,7 +151,7 @@ class Kar:
             port = free_port()
             process = self.run("-runtime_port", str(port), *arguments, **environment)
             is_connected = self._is_connected(process, port)
-            if is_connected and (line is None or self._has_written(process, line)):
+            if is_connected and (line is None or process.writes(line)):
                 return process, port
             process.end_session()
         raise AssertionError(f"{self.path} does not connect: {process.stdout_lines()}")
@@ -169,15 +168,6 @@ class Kar:
             return httpx.get(url, trust_env=False, timeout=CONNECT_TIMEOUT).is_success
         except httpx.TransportError:
             return False
-
-    def _has_written(self, process: Process, line: str) -> bool:
-        """Wait until a process has written a line; return False if its kar exits before that."""
-
-        def has_written() -> bool:
-            return any(line in each for each in process.stdout_lines())
-
-        wait_until(lambda: has_written() or not process.is_running(), f"the line {line!r}")
-        return process.is_running()
 
     def _create_application(self) -> None:
         """Create the application's topic in Kafka, and wait until the real kar can use it."""

@@ -1,4 +1,9 @@
-"""Processes of a test: started in sessions of their own, watched, and ended with the test."""
+"""Processes in sessions of their own, which end with the test or the demo that started them.
+
+The demo uses this outside of the virtual environment, so psutil is imported only where it is used.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -12,13 +17,16 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+EMBEDDED_KAR = ROOT / "tests" / "bin" / "kar"
 TIMEOUT = 60.0  # seconds for a condition to become true: the real KAR can take long to settle
 
-# Variables that must not decide how the programs under test behave. PYTHON is for all that begin
+# Variables of the user that must not decide how the programs behave. PYTHON is for all that begin
 # like this: with PYTHONUNBUFFERED, for example, a program need not flush what it prints.
 OWN_VARIABLES = ("KAR_APP_HOST", "KAR_APP_PORT", "KAR_RUNTIME_PORT", "HELLO_DELAY", "PYTHON")
 
@@ -94,25 +102,28 @@ class Process:
     def is_running(self) -> bool:
         return self.popen.poll() is None
 
+    def has_written(self, text: str, count: int = 1) -> bool:
+        """Return whether so many lines of either output contain the text."""
+        lines = [*self.stdout_lines(), *self.stderr_lines()]
+        return sum(text in line for line in lines) >= count
+
     def wait_for_line(self, text: str, count: int = 1, timeout: float = TIMEOUT) -> None:
         """Wait until so many lines of either output contain the text."""
+        assert self.writes(text, count, timeout), f"{self.command}: {self.stderr_lines()}"
 
-        def has_appeared() -> bool:
-            is_running = self.is_running()
-            lines = [*self.stdout_lines(), *self.stderr_lines()]
-            found = sum(text in line for line in lines)
-            assert found >= count or is_running, f"{self.command} has exited: {lines}"
-            return found >= count
+    def writes(self, text: str, count: int = 1, timeout: float = TIMEOUT) -> bool:
+        """Wait until the lines are there, or the process has exited; return whether they are."""
 
-        wait_until(has_appeared, f"{count} lines with {text!r} from {self.command}", timeout)
+        def has_written_or_exited() -> bool:
+            return not self.is_running() or self.has_written(text, count)
+
+        wait_until(has_written_or_exited, f"{count} lines with {text!r}", timeout)
+        return self.has_written(text, count)
 
     def wait(self, timeout: float = TIMEOUT) -> int:
         """Wait for the exit of the process and return its status."""
-        try:
-            return self.popen.wait(timeout)
-        except subprocess.TimeoutExpired:
-            lines = [*self.stdout_lines(), *self.stderr_lines()][-5:]
-            raise AssertionError(f"{self.command} is still running: {lines}") from None
+        wait_until(lambda: not self.is_running(), f"the exit of {self.command}", timeout)
+        return self.popen.wait()
 
     def send_signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
@@ -126,6 +137,8 @@ class Process:
 
     def has_started(self) -> bool:
         """Return whether a kar has started its process, which may have exited already."""
+        import psutil
+
         return not self.is_running() or bool(psutil.Process(self.pid).children())
 
     def child(self) -> psutil.Process:
@@ -134,6 +147,8 @@ class Process:
         For a moment kar has a child that runs its own program: the one that will start the command,
         or one with which Go, the language of the real kar, tests the operating system.
         """
+        import psutil
+
         kar = psutil.Process(self.pid)
         kar_command = kar.cmdline()
         found: list[psutil.Process] = []
@@ -150,6 +165,8 @@ class Process:
 
     def descendant(self, program: str) -> psutil.Process:
         """Return the first process below this one that runs a program, such as server.py."""
+        import psutil
+
         found: list[psutil.Process] = []
 
         def has_started() -> bool:
@@ -206,52 +223,35 @@ class Server:
     port: int
 
 
-class SessionWatchdog:
-    """Ends the sessions of a test if this process is killed; see session_watchdog.py."""
-
-    def __init__(self) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", ROOT / "tests/support/session_watchdog.py"],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    def add(self, session: int) -> None:
-        assert self.popen.stdin
-        self.popen.stdin.write(b"%d\n" % session)
-        self.popen.stdin.flush()
-
-    def stop(self) -> None:
-        """Stop watching, without ending the sessions."""
-        self.popen.kill()
-        self.popen.communicate()
-
-
 class Processes:
-    """Starts the processes of a test and ends them all."""
+    """Starts processes, and ends them all."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, python: str = sys.executable) -> None:
+        """Take the directory for their output and their sidecars, and what python stands for."""
         self.directory = directory
         self.started: list[Process] = []
-        self.watchdog: SessionWatchdog | None = None
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
         }
         self.environment["XDG_RUNTIME_DIR"] = str(directory)
-        self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environment["PATH"] = f"{Path(python).parent}:{os.environ['PATH']}"
+
+    def end(self) -> None:
+        for process in self.started:
+            process.end_session()
 
     def start(self, *command: str | Path, **environment: str) -> Process:
         """Start a command in the top directory of the project, with more environment variables."""
         arguments = [str(argument) for argument in command]
         process = Process(arguments, {**self.environment, **environment}, self.directory)
-        self._add(process)
+        self.started.append(process)
         return process
 
-    def start_in_terminal(self, *command: str | Path) -> "TerminalProcess":
+    def start_in_terminal(self, *command: str | Path) -> TerminalProcess:
         """Start a command as a terminal's foreground process, which Ctrl-C interrupts."""
-        arguments = [sys.executable, "-c", TAKE_TERMINAL, *map(str, command)]
+        arguments = ["python", "-c", TAKE_TERMINAL, *map(str, command)]
         process = TerminalProcess(arguments, self.environment, self.directory)
-        self._add(process)
+        self.started.append(process)
         return process
 
     def start_server(self, **environment: str) -> Server:
@@ -260,15 +260,3 @@ class Processes:
         process = self.start("python", "server.py", **environment, KAR_APP_PORT=str(port))
         process.wait_for_line("Running on")
         return Server(process, f"http://127.0.0.1:{port}", port)
-
-    def end(self) -> None:
-        for process in self.started:
-            process.end_session()
-        if self.watchdog:
-            self.watchdog.stop()
-
-    def _add(self, process: Process) -> None:
-        self.started.append(process)
-        if not self.watchdog:
-            self.watchdog = SessionWatchdog()
-        self.watchdog.add(process.pid)

@@ -24,9 +24,9 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.kar import EMBEDDED_KAR, Kar, Topics
+from support.kar import Kar, Topics
 from support.kar_service import Service, start_service
-from support.processes import Processes
+from support.processes import EMBEDDED_KAR, Processes
 
 METHODS = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 # A # begins a fragment and a ? a query; other characters may be anywhere.

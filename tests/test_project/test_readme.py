@@ -16,7 +16,6 @@ TESTS_README = (ROOT / "tests" / "README.md").read_text()
 
 INSTALLS = "it installs packages"
 RUNS_TESTS = "it runs the tests"
-MEASURES = "it takes minutes and needs an idle machine"
 NEEDS_REAL_KAR = "it is for the real KAR"
 NOT_RUN = {
     "python3 tests/demo.py": "test_demo.py runs it",
@@ -29,8 +28,6 @@ NOT_RUN = {
     "python3 tests/check.py tests/test_server": RUNS_TESTS,
     "python3 tests/check.py -k transcript": RUNS_TESTS,
     "KAR=/usr/local/bin/kar python3 tests/check.py": NEEDS_REAL_KAR,
-    "python3 tests/bench": MEASURES,
-    "python3 tests/bench server-cpu": MEASURES,
     "export KAFKA_BROKERS=127.0.0.1:9092 KAFKA_VERSION=2.8.1": NEEDS_REAL_KAR,
     "export REDIS_HOST=127.0.0.1 REDIS_PORT=6379": NEEDS_REAL_KAR,
 }
