@@ -2,80 +2,53 @@
 
     kar run -h2c -app hello-async -service async-server python server.py
 
-The models and the routes come first. Below them is what keeps calls from getting lost: two ASGI
-middleware classes, Hypercorn's configuration, and the shutdown.
+The application comes first. run() below serves it, or any other ASGI application, behind KAR.
 """
 
 import asyncio
-import contextlib
-import errno
-import logging
-import math
 import os
 import signal
 import socket
 import sys
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import Framework
-from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, StringConstraints
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-greeting_log = logging.getLogger("greetings")
+try:
+    HELLO_DELAY = float(os.environ.get("HELLO_DELAY", "0.1"))  # seconds that a greeting takes
+except ValueError:
+    sys.exit("HELLO_DELAY is not a number of seconds: set it to 0 or more, such as 0.1")
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-name_adapter = TypeAdapter(Name)
 
 
 class Person(BaseModel):
-    name: Name = Field(examples=["John"])
-    surname: Name = Field(examples=["Doe"])
+    name: Name
+    surname: Name
 
 
 class Greeting(BaseModel):
     message: str
 
 
-# For the OpenAPI document: the text body, and the errors that FastAPI does not describe itself.
-TEXT_BODY = {
-    "required": True,
-    "content": {
-        "text/plain": {"schema": {"type": "string", "minLength": 1}, "example": "John Doe"}
-    },
-}
-TOO_LARGE = {"description": "The body is larger than 64 KiB", "content": {"text/plain": {}}}
-UNREADABLE = {"description": "The body is wrongly encoded or too deeply nested"}
-INVALID_TEXT = {
-    "description": "Validation Error",
-    "content": {
-        "application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}
-    },
-}
-JSON_ERRORS: dict[int | str, dict[str, Any]] = {400: UNREADABLE, 413: TOO_LARGE}
-TEXT_ERRORS: dict[int | str, dict[str, Any]] = {413: TOO_LARGE, 422: INVALID_TEXT}
-
-app = FastAPI(
-    title="Greeting service",
-    description="Greets people over HTTP/2, as an example of a service behind KAR.",
-    max_body_size=64 * 1024,  # earlier versions of FastAPI ignore this without a message
-)
+app = FastAPI(title="Greeting service")
 
 
-@app.post("/helloJson", responses=JSON_ERRORS)
+@app.post("/helloJson")
 async def hello_json(person: Person, request: Request) -> Greeting:
     await simulate_work(request)
     return Greeting(message=f"Hello {person.name} {person.surname}")
 
 
-@app.post("/helloText", responses=TEXT_ERRORS, openapi_extra={"requestBody": TEXT_BODY})
-async def hello_text(request: Request) -> str:
-    # The raw body, because Body() would parse it as JSON if the Content-Type is JSON.
-    name = validate_text(await request.body())
+@app.post("/helloText")
+async def hello_text(name: Annotated[Name, Body(media_type="text/plain")], request: Request) -> str:
     await simulate_work(request)
     return f"Hello {name}"  # FastAPI sends this as a JSON string, in quotation marks
 
@@ -85,235 +58,111 @@ async def health() -> Greeting:
     return Greeting(message="I am healthy")
 
 
-async def simulate_work(request: Request) -> None:
-    """Log the HTTP version of the request, then take HELLO_DELAY seconds."""
-    greeting_log.info("HTTP version: %s", request.scope["http_version"])
-    await asyncio.sleep(hello_delay())
-
-
-def validate_text(body: bytes) -> str:
-    """Return the body as text; raise RequestValidationError if it is blank or not UTF-8."""
-    try:
-        return name_adapter.validate_python(body)  # Pydantic decodes UTF-8
-    except ValidationError as error:
-        details = [{**detail, "loc": ("body",)} for detail in error.errors()]
-        raise RequestValidationError(details) from error
-
-
-def hello_delay() -> float:
-    """Return HELLO_DELAY, how many seconds a greeting takes."""
-    value = os.environ.get("HELLO_DELAY", "0.1")
-    with contextlib.suppress(ValueError):
-        if 0 <= float(value) < math.inf:
-            return float(value)
-    raise ConfigurationError(
-        f"HELLO_DELAY is {value!r}, not a number of seconds. Set it to 0 or more, such as 0.1"
-    )
-
-
-def configure_logging() -> None:
-    """Write the messages of greeting_log to standard output, one line each."""
-    # Only for this logger: a handler of the root logger would print Hypercorn's messages twice.
-    greeting_log.addHandler(logging.StreamHandler(sys.stdout))
-    greeting_log.setLevel(logging.INFO)
-    greeting_log.propagate = False
-    # A full disk or a closed pipe must not fill standard error with tracebacks.
-    logging.raiseExceptions = False
-
-
-# For a service of your own, replace the code from greeting_log to here, as in README.md.
-
-SHUTDOWN_RESERVE = 4.0  # seconds that requests have after a signal, in addition to HELLO_DELAY
-
-
 @app.exception_handler(RequestValidationError)
 async def report_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Respond like FastAPI, but with only the type, the place and the message of each error.
-
-    FastAPI repeats the input. A NaN or a lone surrogate in it cannot be encoded, and would turn the
-    422 into a 500.
-    """
+    # FastAPI's own handler repeats the input, and a NaN, a lone surrogate or bytes that are not
+    # UTF-8 in it would turn the 422 into a 500.
     details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
     return JSONResponse({"detail": details}, status_code=422)
 
 
-class ReadRequestBeforeResponse:
-    """ASGI middleware that reads each request to its end before its response starts.
+async def simulate_work(request: Request) -> None:
+    # Standard output is a pipe to kar, which Python buffers: flush to show each line at once.
+    print("HTTP version:", request.scope["http_version"], flush=True)
+    await asyncio.sleep(HELLO_DELAY)
 
-    Hypercorn 0.18 ends the whole connection, with all its requests, when body data arrives for a
-    request that already has its response, such as a 404 or a 413. So when the application starts
-    a response, this class reads and drops the rest of the request. A route has to read all that it
-    needs before it starts to respond. Wrap the whole application in this class: with
-    app.add_middleware() it would not cover the responses that FastAPI sends from outside of its
-    middleware. It can be removed once https://github.com/pgjones/hypercorn/issues/329 is fixed.
+
+MAX_BODY_SIZE = 1_000_000  # bytes: KAR delivers no larger request
+
+
+def run(app: ASGIApp) -> None:
+    """Serve an application on KAR_APP_PORT, where the sidecar calls it, until this process exits.
+
+    There is no graceful shutdown: SIGTERM and SIGINT terminate the process at once, and kar stops
+    it with SIGKILL. KAR repeats the calls of a process that has exited, but it loses those whose
+    connection is closed by a process that goes on. So the cleanup of a lifespan does not run.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        more_body = True
-        # A StreamingResponse receives while it sends. Only one of the two may wait for a message.
-        receive_lock = asyncio.Lock()
-
-        async def receive_message() -> Message:
-            nonlocal more_body
-            async with receive_lock:
-                message = await receive()
-                more_body = message.get("more_body", False)
-            return message
-
-        async def send_message(message: Message) -> None:
-            nonlocal more_body
-            if more_body:
-                async with receive_lock:
-                    while more_body:
-                        more_body = (await receive()).get("more_body", False)
-            await send(message)
-
-        await self.app(scope, receive_message, send_message)
-
-
-class RequestTracker:
-    """ASGI middleware that keeps track of the requests in flight, for a graceful shutdown."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self.in_flight: set[asyncio.Task[Any]] = set()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        task = asyncio.current_task()
-        assert task is not None  # Hypercorn runs each request in a task of its own
-        self.in_flight.add(task)
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.in_flight.remove(task)
-
-    async def finish_requests(self, timeout: float) -> None:
-        """Wait until no request is in flight, and cancel those that are left after timeout seconds.
-
-        New requests are waited for as well.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self.in_flight:
-                    await asyncio.wait(self.in_flight)
-        for task in self.in_flight:
-            task.cancel()
-
-
-def hypercorn_config(listener: socket.socket) -> Config:
-    """Configure Hypercorn for a listening socket so that it rarely ends a connection.
-
-    If the connection from the sidecar breaks during a request with a body, and the server stays up,
-    KAR repeats the request with an empty body. So the call can never succeed.
-    """
-    config = Config()
-    # The socket is open already, so that a port in use is reported before Hypercorn starts.
-    config.bind = [f"fd://{listener.detach()}"]
-    # The default ends each connection after 1,000 requests.
-    config.keep_alive_max_requests = sys.maxsize
-    # The default ends a connection after 5 idle seconds. Infinity would be wrong, too: after a
-    # client has closed its connection, Hypercorn keeps the file descriptor for this long.
-    config.keep_alive_timeout = 3600
-    return config
-
-
-async def serve_until_signal(listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, complete the requests in flight, and return.
-
-    HELLO_DELAY + SHUTDOWN_RESERVE seconds after the signal, cancel the remaining requests, such as
-    one whose body never arrives. A second signal terminates the process at once. When kar is
-    stopped, it does not wait for this: it kills this process.
-    """
-    tracker = RequestTracker(ReadRequestBeforeResponse(app))
-    signal_received = asyncio.Event()
-
-    def handle_signal() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        signal_received.set()
-
-    async def shutdown_trigger() -> None:
-        # Hypercorn serves as before until this returns. After that, it breaks any connection on
-        # which a POST arrives: https://github.com/pgjones/hypercorn/issues/308
-        await signal_received.wait()
-        await tracker.finish_requests(timeout=hello_delay() + SHUTDOWN_RESERVE)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, handle_signal)
-    kar_watch = asyncio.create_task(exit_with_kar())
-    # Hypercorn and Starlette each have their own types for ASGI applications.
-    application = cast(Framework, tracker)
-    await serve(application, hypercorn_config(listener), shutdown_trigger=shutdown_trigger)
-    kar_watch.cancel()
-
-
-async def exit_with_kar() -> None:
-    """Kill this process when its parent has exited, if kar has set the environment.
-
-    When kar is stopped, it kills the process that it has started. When kar crashes, the process
-    would go on and keep the port, and the next kar run would fail. kar has to be the parent of
-    this process, without a shell in between.
-    """
-    if "KAR_RUNTIME_PORT" not in os.environ:
-        return
-    kar = os.getppid()
-    while os.getppid() == kar:
-        await asyncio.sleep(0.5)
-    signal.raise_signal(signal.SIGKILL)
-
-
-class ConfigurationError(Exception):
-    """The server cannot start with these environment variables."""
-
-
-def app_port() -> int:
-    """Return KAR_APP_PORT, the port on which the sidecar calls this process."""
-    value = os.environ.get("KAR_APP_PORT", "")
-    with contextlib.suppress(ValueError):
-        if 0 < int(value) < 65536:
-            return int(value)
-    raise ConfigurationError(
-        f"KAR_APP_PORT is {value!r}, not a valid port. kar sets it: start the server with "
-        "kar run -h2c -app hello-async -service async-server python server.py"
-    )
-
-
-def listen() -> socket.socket:
-    """Return a socket that listens on KAR_APP_HOST, by default 127.0.0.1, and KAR_APP_PORT."""
-    host = os.environ.get("KAR_APP_HOST", "127.0.0.1")
-    port = app_port()
+    host = os.environ.get("KAR_APP_HOST") or "127.0.0.1"
+    port = os.environ.get("KAR_APP_PORT")
+    if not port:
+        sys.exit("KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME")
     try:
-        return socket.create_server((host, port))
+        # Open the socket here: Hypercorn reports a port in use with 200 lines of tracebacks.
+        listener = socket.create_server((host, int(port)))
     except OSError as error:
-        reason = f"{error}. Check KAR_APP_HOST and kar run -app_port"
-        if error.errno == errno.EADDRINUSE:
-            reason = "the port is in use. Choose another one with kar run -app_port"
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
+        sys.exit(f"{error}: choose another port than {port} with kar run -app_port")
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
+    # loses a POST that arrives at that moment. An hour, because a connection that its client has
+    # closed keeps its file descriptor for this long.
+    config.keep_alive_max_requests = sys.maxsize
+    config.keep_alive_timeout = 3600
+    # Let SIGINT terminate the process as SIGTERM does. Hypercorn handles neither of them when it
+    # has a shutdown_trigger.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Hypercorn and Starlette have different types for the same ASGI application.
+    application = cast(Framework, ReadRequestFirst(app))
+    asyncio.run(serve(application, config, shutdown_trigger=terminate_with_kar))
 
 
-def main() -> None:
-    try:
-        hello_delay()  # an invalid value should fail now, and not in the first request
-        listener = listen()
-    except ConfigurationError as error:
-        sys.exit(f"server.py: {error}")
-    configure_logging()
-    asyncio.run(serve_until_signal(listener))
-    # At exit, Python flushes standard output once more, and would report a closed pipe or a full
-    # disk. There is no standard output if the process was started without one.
-    if sys.stdout is not None:
-        with contextlib.suppress(OSError):
-            sys.stdout.close()
+async def terminate_with_kar() -> None:
+    """Terminate this process when its sidecar has exited, which otherwise would keep the port.
+
+    When kar is stopped, it kills this process itself. When it crashes, it cannot.
+    """
+    if "KAR_RUNTIME_PORT" not in os.environ:  # started without kar
+        await asyncio.Event().wait()
+    while True:
+        try:
+            port = os.environ["KAR_RUNTIME_PORT"]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            await reader.read()  # returns when the sidecar exits, or closes an idle connection
+            writer.close()
+        await asyncio.sleep(0.5)
+
+
+class ReadRequestFirst:
+    """ASGI middleware that receives each request to its end before the application starts.
+
+    Workaround: Hypercorn closes the connection, with all its requests, when body data arrives for
+    a request that already has its response, such as a 404. It also stops reading a connection
+    while an application leaves ten messages of one request unread. KAR delivers a request as a
+    whole, so nothing is lost by waiting for it. This has to be outside of FastAPI, which sends some
+    responses from outside of its own middleware. It can go with Hypercorn's issue 329:
+    https://github.com/pgjones/hypercorn/issues/329
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = bytearray()
+        more_body = True
+        while more_body:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            if len(body) <= MAX_BODY_SIZE:
+                body += message.get("body", b"")
+            more_body = message.get("more_body", False)
+        if len(body) > MAX_BODY_SIZE:
+            detail = f"The request body is larger than {MAX_BODY_SIZE} bytes"
+            await JSONResponse({"detail": detail}, status_code=413)(scope, receive, send)
+            return
+        request = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
+
+        async def receive_request() -> Message:
+            return next(request, None) or await receive()
+
+        await self.app(scope, receive_request, send)
 
 
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -1,13 +1,16 @@
 """Fixtures of the suite: processes that end with the test, and the kar under test."""
 
+import importlib.util
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.kar import Kar, Topics
-from support.processes import EMBEDDED_KAR, Processes
+from support.processes import EMBEDDED_KAR, ROOT, Processes
 
 REAL_KAR = os.environ.get("KAR")
 KAR_PATHS = {"embedded": EMBEDDED_KAR}
@@ -90,3 +93,15 @@ def module_kar(
     processes = Processes(tmp_path_factory.mktemp("module"))
     yield Kar(kar_path, processes, topics)
     processes.end()
+
+
+@pytest.fixture(scope="session")
+def timed_client() -> ModuleType:
+    """The script timed-client.py, which a hyphen keeps from being imported by name."""
+    spec = importlib.util.spec_from_file_location("timed_client", ROOT / "timed-client.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["timed_client"] = module  # where its data class is looked up
+    spec.loader.exec_module(module)
+    return module

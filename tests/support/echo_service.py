@@ -39,7 +39,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     )
     if scope["path"] == "/spec":
         spec = json.loads(body)
-        await asyncio.sleep(spec.get("delays", {}).get(os.environ["KAR_APP_PORT"], 0))
+        delay = spec.get("delay", 0)
+        await asyncio.sleep(spec.get("delays", {}).get(os.environ["KAR_APP_PORT"], delay))
         content = bytes.fromhex(spec["hex"]) if "hex" in spec else spec.get("body", "").encode()
         content += spec.get("text", "x").encode() * spec.get("repeat", 0)
         response = Response(content, spec.get("status", 200), spec.get("headers", {}))

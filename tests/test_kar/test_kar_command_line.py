@@ -181,7 +181,8 @@ def test_rest_calls_a_service(kar: Kar) -> None:
     assert post.stdout_lines() == ['{"message":"Hello Alan Turing"}']
     get = rest(kar, "get", "async-server", "health")
     assert (get.wait(), get.stdout_lines()) == (0, ['{"message":"I am healthy"}'])
-    not_utf8 = rest(kar, "post", "async-server", "helloText", "\udcff")
+    text = ("-content_type", "text/plain", "post", "async-server", "helloText", "\udcff")
+    not_utf8 = rest(kar, *text)
     assert (not_utf8.wait(), not_utf8.stdout_lines()) == (0, ['"Hello \ufffd"'])
     without_method = rest(kar, "", "async-server", "health")
     assert (without_method.wait(), without_method.stdout_lines()) == (0, get.stdout_lines())

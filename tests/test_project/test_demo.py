@@ -1,5 +1,6 @@
 """demo.py: its three acts, why it fails, and that it leaves nothing behind."""
 
+import itertools
 import re
 import shlex
 import signal
@@ -52,6 +53,11 @@ def test_demo_succeeds(kar: Kar) -> None:
         assert f"[STDOUT] {line}, HTTP/2" in output(demo)
     # The calls of the killed replica take their 3 s once more, from 2 s after their start.
     assert float(re.findall(r"Time = ([\d.]+) s", output(demo))[-1]) > 5
+    timeline = re.findall("gather +([▁-█]+)", output(demo))[-1]
+    first_step, *others = itertools.groupby(timeline)
+    assert first_step[0] == "█"
+    assert 1 <= len(others) <= 4, timeline
+    assert max(map(len, demo.stdout_path.read_text().splitlines())) <= 100
 
 
 def test_demo_output_is_not_read(processes: Processes, kar_wrapper: Path, tmp_path: Path) -> None:

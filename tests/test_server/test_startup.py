@@ -1,87 +1,65 @@
-"""How server.py starts: its environment variables, its port, and messages about both."""
+"""How server.py starts: its environment variables, its port, what it prints, and its errors."""
 
 import socket
 
 import httpx
 import psutil
 import pytest
-from support.processes import Process, Processes, accepts_connections, free_port
+from support.http2 import http2_client
+from support.processes import Process, Processes, accepts_connections
 
-from server import ConfigurationError, app_port, hello_delay
+PERSON = {"name": "John", "surname": "Doe"}
 
 
 def error_line(process: Process) -> str:
     """Return the only line on standard error of a server that could not start."""
-    assert process.wait() != 0
-    lines = process.stderr_lines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
-@pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1", "80.5", "1e4", "8080 9090"])
-def test_invalid_port(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
-    monkeypatch.setenv("KAR_APP_PORT", port)
-    with pytest.raises(ConfigurationError, match=f"KAR_APP_PORT is '{port}'.*kar run"):
-        app_port()
-
-
-def test_invalid_port_is_reported_in_one_line(processes: Processes) -> None:
-    line = error_line(processes.start("python", "server.py", KAR_APP_PORT="x"))
-    assert "KAR_APP_PORT is 'x'" in line
-    assert "kar run" in line
+    assert process.wait() == 1
+    (line,) = process.stderr_lines()
+    return line
 
 
 def test_missing_port(processes: Processes) -> None:
-    assert "KAR_APP_PORT" in error_line(processes.start("python", "server.py"))
+    line = error_line(processes.start("python", "server.py"))
+    assert line == "KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME"
 
 
-@pytest.mark.parametrize("delay", ["", "x", "-1", "nan", "inf", "1e999"])
-def test_invalid_delay(monkeypatch: pytest.MonkeyPatch, delay: str) -> None:
-    monkeypatch.setenv("HELLO_DELAY", delay)
-    with pytest.raises(ConfigurationError, match=f"HELLO_DELAY is '{delay}'"):
-        hello_delay()
+def test_invalid_delay(processes: Processes) -> None:
+    line = error_line(processes.start("python", "server.py", KAR_APP_PORT="1", HELLO_DELAY="x"))
+    assert line.startswith("HELLO_DELAY is not a number of seconds: ")
 
 
-def test_invalid_delay_is_reported_in_one_line(processes: Processes) -> None:
-    port = str(free_port())
-    server = processes.start("python", "server.py", KAR_APP_PORT=port, HELLO_DELAY="x")
-    assert "HELLO_DELAY is 'x'" in error_line(server)
-
-
-def test_port_in_use(processes: Processes) -> None:
+@pytest.mark.parametrize("host", ["", "127.0.0.1"])
+def test_port_in_use(processes: Processes, host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        line = error_line(processes.start("python", "server.py", KAR_APP_PORT=port))
-    assert f"127.0.0.1:{port}" in line
-    assert "-app_port" in line
+        environment = {"KAR_APP_PORT": port, "KAR_APP_HOST": host}
+        line = error_line(processes.start("python", "server.py", **environment))
+    assert "Address already in use" in line
+    assert line.endswith(f": choose another port than {port} with kar run -app_port")
 
 
-def test_invalid_host(processes: Processes) -> None:
-    port = str(free_port())
-    server = processes.start("python", "server.py", KAR_APP_PORT=port, KAR_APP_HOST="no host")
-    assert "KAR_APP_HOST" in error_line(server)
-
-
-def test_importing_has_no_side_effects(processes: Processes) -> None:
-    process = processes.start("python", "-c", "from server import app", HELLO_DELAY="x")
+def test_importing_starts_nothing(processes: Processes) -> None:
+    process = processes.start("python", "-c", "from server import app, run")
     assert process.wait() == 0
     assert process.stdout_lines() == []
     assert process.stderr_lines() == []
 
 
-def test_default_host_is_loopback(processes: Processes) -> None:
-    server = processes.start_server()
+@pytest.mark.parametrize(("host", "address"), [("", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
+def test_listens_on_the_host(processes: Processes, host: str, address: str) -> None:
+    server = processes.start_server(KAR_APP_HOST=host)
     connections = psutil.Process(server.process.pid).net_connections()
-    assert {each.laddr.ip for each in connections if each.status == "LISTEN"} == {"127.0.0.1"}
-
-
-def test_host_from_the_environment(processes: Processes) -> None:
-    server = processes.start_server(KAR_APP_HOST="0.0.0.0")
-    connections = psutil.Process(server.process.pid).net_connections()
-    assert {each.laddr.ip for each in connections if each.status == "LISTEN"} == {"0.0.0.0"}
+    assert {each.laddr.ip for each in connections if each.status == "LISTEN"} == {address}
     assert accepts_connections(server.port)
 
 
-def test_documentation_page(processes: Processes) -> None:
-    server = processes.start_server()
-    assert "/openapi.json" in httpx.get(f"{server.url}/docs", trust_env=False).text
+def test_each_greeting_prints_its_http_version(processes: Processes) -> None:
+    server = processes.start_server(HELLO_DELAY="0")
+    with http2_client(server.url) as client:
+        assert client.post("helloJson", json=PERSON).http_version == "HTTP/2"
+        client.get("health")
+    response = httpx.post(f"{server.url}/helloText", content="John Doe", trust_env=False)
+    assert response.http_version == "HTTP/1.1"
+    assert server.process.stdout_lines() == ["HTTP version: 2", "HTTP version: 1.1"]
+    (line,) = server.process.stderr_lines()
+    assert "Running on" in line

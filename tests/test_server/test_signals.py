@@ -1,0 +1,129 @@
+"""What happens to calls and to the server when a signal terminates a server or a kar."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from support.http2 import FrameConnection
+from support.kar import Kar, Replica, Sidecar
+from support.processes import Processes, accepts_connections, free_port, wait_until
+
+from client import sidecar_client
+
+CALLS = 200
+IN_FLIGHT = 50
+SIGNALS = {
+    "SIGTERM to a server": (signal.SIGTERM, "server"),
+    "SIGKILL to a server": (signal.SIGKILL, "server"),
+    "SIGINT to a server": (signal.SIGINT, "server"),
+    "SIGTERM to a kar": (signal.SIGTERM, "kar"),
+    "SIGKILL to a kar": (signal.SIGKILL, "kar"),
+}
+
+
+def send_signal(replica: Replica, number: signal.Signals, target: str) -> None:
+    if target == "kar":
+        replica.process.send_signal(number)
+    else:
+        replica.process.child().send_signal(number)
+
+
+async def make_calls(interrupt: Callable[[], None]) -> list[str]:
+    """Make CALLS calls, with IN_FLIGHT at once, and run a function meanwhile; return messages."""
+    free_slots = asyncio.Semaphore(IN_FLIGHT)
+    async with sidecar_client("async-server") as service:
+        service.timeout = 120  # the real KAR can take long to notice a crash
+
+        async def greet(number: int) -> str:
+            person = {"name": "John", "surname": str(number)}
+            async with free_slots:
+                response = await service.post("/helloJson", json=person)
+                return str(response.json()["message"])
+
+        calls = [asyncio.create_task(greet(number)) for number in range(CALLS)]
+        await asyncio.to_thread(interrupt)
+        return await asyncio.gather(*calls)
+
+
+def assert_all_succeed(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[], None]
+) -> None:
+    monkeypatch.setenv("KAR_RUNTIME_PORT", str(sidecar.port))
+    messages = asyncio.run(make_calls(interrupt))
+    assert messages == [f"Hello John {number}" for number in range(CALLS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "target"), SIGNALS.values(), ids=SIGNALS)
+def test_signal_costs_no_call(
+    kar: Kar, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, target: str
+) -> None:
+    victim = kar.start_server(HELLO_DELAY="0.5")
+    other = kar.start_server(HELLO_DELAY="0.5")
+    sidecar = kar.start_sidecar()
+    kar.wait_until_called(sidecar, victim, other, path="/helloText")
+    before = victim.greetings()
+
+    def interrupt() -> None:
+        wait_until(lambda: victim.greetings() >= before + 10, "calls of the victim")
+        send_signal(victim, number, target)
+
+    assert_all_succeed(sidecar, monkeypatch, interrupt)
+    assert victim.process.wait(10) in (0, -signal.SIGKILL, -signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_signal_to_the_only_replica_costs_no_call(
+    kar: Kar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = kar.start_server(HELLO_DELAY="0.5")
+    sidecar = kar.start_sidecar()
+    kar.wait_until_called(sidecar, victim, path="/helloText")
+
+    def interrupt() -> None:
+        wait_until(lambda: victim.greetings() >= 10, "calls")
+        send_signal(victim, signal.SIGTERM, "server")
+        kar.start_server(HELLO_DELAY="0.1")
+
+    assert_all_succeed(sidecar, monkeypatch, interrupt)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_terminates_the_server_silently(
+    processes: Processes, number: signal.Signals
+) -> None:
+    server = processes.start_server(HELLO_DELAY="1000")
+    with FrameConnection(server.url) as connection:
+        connection.open_stream("POST", "/helloText", body=b"John")
+        connection.flush()
+        server.process.wait_for_line("HTTP version: 2")
+        server.process.send_signal(number)
+        assert server.process.wait(5) == -number
+    assert len(server.process.stderr_lines()) == 1
+
+
+@pytest.mark.parametrize("moment", [0, 0.05, 0.15, 0.3, 0.6, 1, 3])
+def test_server_exits_after_its_kar_was_killed(kar: Kar, moment: float) -> None:
+    port = free_port()
+    process = kar.run(
+        *["-h2c", "-service", "async-server", "-app_port", str(port), "python", "server.py"]
+    )
+    server = process.child()
+    time.sleep(moment)
+    process.kill()
+    server.wait(10)
+    assert not accepts_connections(port)
+
+
+def test_busy_server_behind_a_shell_exits_after_its_kar_was_killed(kar: Kar) -> None:
+    command = ("-h2c", "sh", "-c", "python server.py; true")
+    replica = kar.start_replica("async-server", *command, HELLO_DELAY="1000")
+    with FrameConnection(replica.url) as connection:
+        connection.open_stream("POST", "/helloText", body=b"John")
+        connection.flush()
+        replica.process.wait_for_line("HTTP version: 2")
+        server = replica.process.descendant("server.py")
+        replica.process.kill()
+        server.wait(10)
