@@ -20,6 +20,7 @@ NOT_RUN = {
     'python3 tests/check.py -m "not slow"': "it runs the tests",
     "python3 tests/check.py tests/test_server": "it runs the tests",
     "KAR=/usr/local/bin/kar python3 tests/check.py": "it runs the tests",
+    "python3 tests/benchmark.py": "it takes minutes and needs an idle machine",
     "export KAFKA_BROKERS=127.0.0.1:9092 KAFKA_VERSION=2.8.1": "it is for the real KAR",
     "export REDIS_HOST=127.0.0.1": "it is for the real KAR",
 }
