@@ -13,8 +13,8 @@ import sys
 
 import httpx
 
-MAX_IDLE = 100  # connections that a client keeps for the next requests
-# Without this, httpx loads certificates for each connection, which takes longer than a call.
+MAX_IDLE = 100  # connections that a client keeps for later requests
+# An empty context. By default, httpx loads certificates, which takes longer than a call.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -42,9 +42,10 @@ def message_of(response: httpx.Response) -> str:
 
 
 def sidecar_client(service: str) -> httpx.AsyncClient:
-    """Return an httpx client for a service, whose paths start with a slash.
+    """Return an httpx client for a service of this application.
 
-    Raises ValueError without KAR_RUNTIME_PORT, which kar sets.
+    Start paths with a slash: httpx takes "items:search" for a URL with a scheme. Raises ValueError
+    if KAR_RUNTIME_PORT is not set.
     """
     port = os.environ.get("KAR_RUNTIME_PORT")
     if not port:
@@ -54,18 +55,18 @@ def sidecar_client(service: str) -> httpx.AsyncClient:
         transport=OneRequestPerConnection(),
         # KAR treats each body as text, which damages a compressed one.
         headers={"Accept-Encoding": "identity"},
-        # KAR may have to repeat a call on another machine, which took 19 s in a test.
+        # Seconds of silence. KAR needed 19 s in a test to repeat a call on another machine.
         timeout=30,
     )
 
 
 class OneRequestPerConnection(httpx.AsyncBaseTransport):
-    """httpx transport that gives each request in flight an HTTP/2 connection of its own.
+    """httpx transport that sends no two requests over one HTTP/2 connection at the same time.
 
-    Workaround: httpx sends all requests over one HTTP/2 connection, and there they disturb each
-    other. A fast response can arrive as late as a slow one, a large request stalls others, a
-    timeout fails all requests, and a cancelled request is never reset, so that after 100 of them
-    each new one fails. It can go, with stock httpx in its place, when this issue is fixed:
+    Workaround: httpx sends all requests over one HTTP/2 connection, and there a fast response can
+    arrive as late as a slow one, a large request stalls the others, and the timeout of one request
+    fails all. A cancelled request is never reset, so after 100 of them each new one fails. Replace
+    this class by httpx's own transport when that is fixed:
     https://github.com/encode/httpcore/issues/1022
     """
 
@@ -88,6 +89,7 @@ class OneRequestPerConnection(httpx.AsyncBaseTransport):
             self.idle.append(connection)
         else:
             await connection.aclose()
+        # The client reads this like any response, and measures the time that it took.
         return httpx.Response(
             response.status_code,
             headers=response.headers,
@@ -106,7 +108,7 @@ def describe(error: Exception) -> str:
         case httpx.HTTPStatusError(response=response):
             return f"{response.url.path}: status {response.status_code}, {response.text[:500]!r}"
         case httpx.TimeoutException():
-            return "no response in time: is async-server running in the same application (-app)?"
+            return "no response in time: is the service running in the same application (-app)?"
         case httpx.TransportError():
             return f"the connection to the sidecar failed ({error!r}): is kar still running?"
     return str(error)

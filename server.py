@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 try:
     HELLO_DELAY = float(os.environ.get("HELLO_DELAY", "0.1"))  # seconds that a greeting takes
 except ValueError:
-    sys.exit("HELLO_DELAY is not a number of seconds: set it to 0 or more, such as 0.1")
+    sys.exit("HELLO_DELAY is not a number of seconds, such as 0.1")
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -60,27 +60,27 @@ async def health() -> Greeting:
 
 @app.exception_handler(RequestValidationError)
 async def report_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    # FastAPI's own handler repeats the input, and a NaN, a lone surrogate or bytes that are not
-    # UTF-8 in it would turn the 422 into a 500.
+    # FastAPI's own handler repeats the input. If that has a NaN, a lone surrogate or bytes that are
+    # not UTF-8, the response cannot be encoded, and the 422 becomes a 500.
     details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
     return JSONResponse({"detail": details}, status_code=422)
 
 
 async def simulate_work(request: Request) -> None:
-    # Standard output is a pipe to kar, which Python buffers: flush to show each line at once.
+    # Python buffers standard output when it is a pipe, as under kar. Flush to show each line now.
     print("HTTP version:", request.scope["http_version"], flush=True)
     await asyncio.sleep(HELLO_DELAY)
 
 
-MAX_BODY_SIZE = 1_000_000  # bytes: KAR delivers no larger request
+MAX_BODY_SIZE = 1_000_000  # bytes, against direct callers: KAR delivers no larger request
 
 
 def run(app: ASGIApp) -> None:
-    """Serve an application on KAR_APP_PORT, where the sidecar calls it, until this process exits.
+    """Serve an application on KAR_APP_PORT, where the sidecar calls it.
 
-    There is no graceful shutdown: SIGTERM and SIGINT terminate the process at once, and kar stops
-    it with SIGKILL. KAR repeats the calls of a process that has exited, but it loses those whose
-    connection is closed by a process that goes on. So the cleanup of a lifespan does not run.
+    There is no graceful shutdown, and the cleanup of a lifespan does not run: SIGTERM and SIGINT
+    terminate the process at once, and kar itself uses SIGKILL. KAR repeats the calls that were in
+    flight in a process that has exited. It loses calls if a running process closes a connection.
     """
     host = os.environ.get("KAR_APP_HOST") or "127.0.0.1"
     port = os.environ.get("KAR_APP_PORT")
@@ -90,12 +90,12 @@ def run(app: ASGIApp) -> None:
         # Open the socket here: Hypercorn reports a port in use with 200 lines of tracebacks.
         listener = socket.create_server((host, int(port)))
     except OSError as error:
-        sys.exit(f"{error}: choose another port than {port} with kar run -app_port")
+        sys.exit(f"{error.strerror}: check KAR_APP_HOST and kar run -app_port")
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
-    # loses a POST that arrives at that moment. An hour, because a connection that its client has
-    # closed keeps its file descriptor for this long.
+    # loses a POST that arrives at that moment. The time is not unlimited, because Hypercorn also
+    # keeps the file descriptor of a connection that its client has closed for so long.
     config.keep_alive_max_requests = sys.maxsize
     config.keep_alive_timeout = 3600
     # Let SIGINT terminate the process as SIGTERM does. Hypercorn handles neither of them when it
@@ -103,25 +103,26 @@ def run(app: ASGIApp) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Hypercorn and Starlette have different types for the same ASGI application.
     application = cast(Framework, ReadRequestFirst(app))
-    asyncio.run(serve(application, config, shutdown_trigger=terminate_with_kar))
+    asyncio.run(serve(application, config, shutdown_trigger=exit_with_kar))
 
 
-async def terminate_with_kar() -> None:
-    """Terminate this process when its sidecar has exited, which otherwise would keep the port.
+async def exit_with_kar() -> None:
+    """Terminate this process when its sidecar has exited, so that it does not keep the port.
 
-    When kar is stopped, it kills this process itself. When it crashes, it cannot.
+    kar kills this process when it is stopped, but not when it crashes.
     """
-    if "KAR_RUNTIME_PORT" not in os.environ:  # started without kar
+    port = os.environ.get("KAR_RUNTIME_PORT")
+    if not port:  # started without kar
         await asyncio.Event().wait()
     while True:
         try:
-            port = os.environ["KAR_RUNTIME_PORT"]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionRefusedError:
-            signal.raise_signal(signal.SIGTERM)
-        else:
             await reader.read()  # returns when the sidecar exits, or closes an idle connection
             writer.close()
+        except ConnectionRefusedError:
+            signal.raise_signal(signal.SIGTERM)
+        except OSError:
+            pass  # for example too many open files: try again
         await asyncio.sleep(0.5)
 
 
@@ -130,9 +131,9 @@ class ReadRequestFirst:
 
     Workaround: Hypercorn closes the connection, with all its requests, when body data arrives for
     a request that already has its response, such as a 404. It also stops reading a connection
-    while an application leaves ten messages of one request unread. KAR delivers a request as a
-    whole, so nothing is lost by waiting for it. This has to be outside of FastAPI, which sends some
-    responses from outside of its own middleware. It can go with Hypercorn's issue 329:
+    while an application leaves ten messages of one request unread. KAR delivers each request as a
+    whole, so waiting for its end costs nothing. app.add_middleware() would not do, because FastAPI
+    sends some responses from outside of its middleware. Remove this class when this is fixed:
     https://github.com/pgjones/hypercorn/issues/329
     """
 

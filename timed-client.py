@@ -53,7 +53,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 class Result:
     """One call, with times in seconds of time.perf_counter().
 
-    made is when the setting made the call, and sent is when --concurrency had room for it.
+    made is when the setting made the call, and sent is when a slot was free for it.
     """
 
     made: float
@@ -66,11 +66,9 @@ class Result:
 async def run(options: argparse.Namespace) -> bool:
     """Measure each setting and print its summary; return whether all calls succeeded."""
     settings = list(SETTINGS) if options.setting == "all" else [options.setting]
-    concurrency = options.concurrency or options.calls
+    concurrency = min(options.concurrency or options.calls, options.calls)
     measured = {}
     async with sidecar_client("async-server") as service:
-        # Wait until the server has started, and open the connections that the client keeps.
-        await asyncio.gather(*[service.get("/health") for _ in range(min(concurrency, MAX_IDLE))])
         for setting in settings:
             measured[setting] = await measure(service, setting, options.calls, concurrency)
             print_summary(setting, measured[setting])
@@ -87,9 +85,12 @@ async def measure(
 
     def call(number: int) -> Coroutine[None, None, None]:
         # Note the time here: with gather and tasks, the coroutine starts to run later.
-        results.append(Result(made=time.perf_counter()))
-        return timed_call(service, free_slots, number, results[-1])
+        result = Result(made=time.perf_counter())
+        results.append(result)
+        return timed_call(service, free_slots, number, result)
 
+    # Wait until the server has started, and open the connections, so that they are not measured.
+    await asyncio.gather(*[service.get("/health") for _ in range(min(concurrency, MAX_IDLE))])
     await SETTINGS[setting](call, calls)
     return results
 
@@ -117,7 +118,7 @@ async def timed_call(
 
 
 def print_summary(setting: str, results: list[Result]) -> None:
-    """Print totals, rates and latencies of a setting; rate and latencies of successful calls."""
+    """Print the summary of a setting; its rate and latencies are of successful calls."""
     succeeded = [result for result in results if not result.failure]
     versions = {result.http_version for result in succeeded}
     duration = duration_of(results)
@@ -127,9 +128,11 @@ def print_summary(setting: str, results: list[Result]) -> None:
     print(f"  Time = {duration:.3f} s, {rate:.1f} calls/s, {in_flight:.1f} in flight on average")
     if succeeded:
         latencies = sorted((result.completed - result.made) * 1000 for result in succeeded)
-        ranks = {"min": 0.0, "p50": 0.5, "p95": 0.95, "max": 1.0}
-        texts = [f"{name} {percentile(latencies, rank):.1f}" for name, rank in ranks.items()]
-        print("  latency in ms:", ", ".join(texts))
+        p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
+        print(
+            f"  latency in ms: min {latencies[0]:.1f}, p50 {p50:.1f}, p95 {p95:.1f}, "
+            f"max {latencies[-1]:.1f}"
+        )
     failures = Counter(result.failure for result in results if result.failure)
     if failures:
         print("  failed:", ", ".join(f"{count} {kind}" for kind, count in failures.items()))
@@ -137,7 +140,7 @@ def print_summary(setting: str, results: list[Result]) -> None:
 
 
 def print_timeline(measured: dict[str, list[Result]]) -> None:
-    """Print a row of bars for each setting, in which height is the number of calls in flight.
+    """Print a row of bars for each setting, whose height is the number of calls in flight.
 
     All rows have the same scale, and the last line is their common time axis.
     """
@@ -166,27 +169,28 @@ def duration_of(results: list[Result]) -> float:
 
 
 def percentile(ordered: list[float], rank: float) -> float:
-    """Return the smallest value that at least this part of all values does not exceed."""
-    return ordered[max(0, math.ceil(rank * len(ordered)) - 1)]
+    """Return the nearest-rank percentile, for a rank over 0 and up to 1."""
+    return ordered[math.ceil(rank * len(ordered)) - 1]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Time calls to async-server in three settings: sequential awaits each call "
         "before the next one starts, gather awaits all together, and tasks makes each one a task.",
-        epilog="--concurrency limits the calls in flight. Latency includes the wait for that.",
+        epilog="Latency includes the time that a call waits because of --concurrency.",
     )
     parser.add_argument("-n", "--calls", type=positive_integer, default=10, help="default: 10")
-    parser.add_argument("-c", "--concurrency", type=positive_integer, help="default: no limit")
-    parser.add_argument("--setting", choices=[*SETTINGS, "all"], default="all")
+    parser.add_argument(
+        "-c", "--concurrency", type=positive_integer, help="calls in flight at once; default: all"
+    )
+    parser.add_argument("--setting", choices=[*SETTINGS, "all"], default="all", help="default: all")
     return parser.parse_args()
 
 
 def positive_integer(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
 
 
 if __name__ == "__main__":
@@ -195,4 +199,4 @@ if __name__ == "__main__":
         succeeded = asyncio.run(run(parse_args()))
     except (httpx.HTTPError, ValueError) as error:
         sys.exit(f"timed-client.py: {describe(error)}")
-    sys.exit(not succeeded)
+    sys.exit(0 if succeeded else 1)

@@ -49,7 +49,7 @@ def time_out(request: httpx.Request) -> httpx.Response:
         (respond(200, "no JSON"), "the response has no message: 'no JSON'"),
         (respond(200, '{"no": 1}'), "the response has no message: '{\"no\": 1}'"),
         (respond(200, "[]"), "the response has no message: '[]'"),
-        (time_out, "no response in time: is async-server running in the same application (-app)?"),
+        (time_out, "no response in time: is the service running in the same application (-app)?"),
     ],
 )
 def test_unusable_response(monkeypatch: pytest.MonkeyPatch, handler: Handler, message: str) -> None:

@@ -137,7 +137,7 @@ def test_1000_greetings_of_5_seconds(kar: Kar) -> None:
     client = kar.run("-h2c", "python", "timed-client.py", "-n", "1000", "--setting", "gather")
     assert client.wait() == 0, client.stdout_lines()
     assert "[STDOUT] gather: 1000/1000 ok, HTTP/2" in client.stdout_lines()
-    assert figures(client.stdout_lines())["Time"] < 20  # one by one it would be 5,000
+    assert figures(client.stdout_lines())["Time"] < 100  # one by one it would be 5,000
 
 
 @pytest.mark.parametrize(

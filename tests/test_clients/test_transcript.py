@@ -106,7 +106,7 @@ def test_two_servers_and_two_clients_in_any_order(kar: Kar, seed: int) -> None:
 def test_second_server_on_the_same_port(kar: Kar) -> None:
     first = kar.start_server()
     second = kar.run(*SERVER, KAR_APP_PORT=str(first.port))
-    second.wait_for_line("with kar run -app_port")
+    second.wait_for_line("check KAR_APP_HOST and kar run -app_port")
     assert second.wait() == 1
 
 

@@ -23,6 +23,8 @@ def echo_port(module_kar: Kar) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("KAR_RUNTIME_PORT", str(sidecar.port))
         yield str(sidecar.port)
+    # Callers that disconnect in the middle of a call are nothing to report.
+    assert sidecar.process.stderr_lines() == []
 
 
 def delayed(seconds: float, padding: int = 0) -> dict[str, Any]:

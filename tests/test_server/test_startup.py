@@ -25,7 +25,7 @@ def test_missing_port(processes: Processes) -> None:
 
 def test_invalid_delay(processes: Processes) -> None:
     line = error_line(processes.start("python", "server.py", KAR_APP_PORT="1", HELLO_DELAY="x"))
-    assert line.startswith("HELLO_DELAY is not a number of seconds: ")
+    assert line == "HELLO_DELAY is not a number of seconds, such as 0.1"
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1"])
@@ -34,8 +34,9 @@ def test_port_in_use(processes: Processes, host: str) -> None:
         port = str(listener.getsockname()[1])
         environment = {"KAR_APP_PORT": port, "KAR_APP_HOST": host}
         line = error_line(processes.start("python", "server.py", **environment))
-    assert "Address already in use" in line
-    assert line.endswith(f": choose another port than {port} with kar run -app_port")
+    assert line.startswith("Address already in use")
+    assert port in line
+    assert line.endswith(": check KAR_APP_HOST and kar run -app_port")
 
 
 def test_importing_starts_nothing(processes: Processes) -> None:
