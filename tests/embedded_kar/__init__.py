@@ -19,15 +19,5 @@ How a call travels from one component of an application to another:
 - go_text: how Go, the language of KAR, reads and writes text.
 - output: how kar writes its own lines.
 
-The embedded KAR is deliberately more lenient than the real one in a few points:
-
-- A line of output may be longer than 65,535 bytes.
-- The exit status of a program that exits at once is passed on.
-- A grandchild that holds the output open does not keep kar from exiting.
-- Since it keeps no calls in Kafka, kar waits for the asynchronous calls of its program before it
-  exits.
-- A replica gets calls within 0.5 s of its start. The real KAR needs seconds.
-
-In other points it is stricter: it refuses each HEAD request, each redirect to another host name or
-port, promises, actors and events; and it gives up calls that KAR would repeat for 15 minutes.
+README.md beside this file tells how the embedded KAR differs from the real one.
 """

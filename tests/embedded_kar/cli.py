@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from . import go_text, http_client
 from .delivery import Delivery
 from .output import STDERR, STDOUT, log, print_text
-from .process import ProcessError, run_process
+from .process import ProcessError, raise_file_limit, run_process
 from .refusals import RefusedError
 from .registry import Registry, RegistryError
 from .sidecar import Sidecar
@@ -31,20 +31,26 @@ Usage of the embedded kar, for one user on one machine:
 
 All other commands and flags of KAR need the real KAR, with Kafka and Redis.
 
-Options:
 """
+APP_PORT = 8080
 # Each flag with its default, whose type says how the flag is read, and its meaning.
-FLAGS: dict[str, tuple[str | int | float | bool, str]] = {
+Flags = dict[str, tuple[str | int | float | bool, str]]
+COMMON_FLAGS: Flags = {
     "app": ("", "the application (required); applications do not see each other"),
-    "service": ("", "the service that the process provides (default: none)"),
-    "app_port": (0, "where the sidecar reaches the process (default: KAR_APP_PORT, else 8080)"),
-    "runtime_port": (0, "where the process reaches the sidecar (default: KAR_RUNTIME_PORT or any)"),
-    "h2c": (False, "call the process over HTTP/2 without TLS, instead of HTTP/1.1"),
     "missing_component_timeout": (120.0, "how long a call waits for a service, such as 30s or 2m"),
-    "content_type": ("application/json", "of the BODY of kar rest"),
     "v": ("error", "accepted, without effect"),
     "help": (False, "print this"),
     "h": (False, "print this"),
+}
+FLAGS: dict[str, Flags] = {
+    "run": COMMON_FLAGS
+    | {
+        "service": ("", "the service that the process provides (default: none)"),
+        "app_port": (APP_PORT, "where the sidecar reaches the process (or KAR_APP_PORT)"),
+        "runtime_port": (0, "where the process reaches the sidecar (or KAR_RUNTIME_PORT)"),
+        "h2c": (False, "call the process over HTTP/2 without TLS, instead of HTTP/1.1"),
+    },
+    "rest": COMMON_FLAGS | {"content_type": ("application/json", "of the BODY")},
 }
 
 
@@ -59,6 +65,7 @@ class FatalError(Exception):
 def main(arguments: list[str]) -> int:
     """Run kar with its arguments and return its exit status."""
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of callers that disconnect
+    raise_file_limit()
     # Open standard streams that are closed: another file would get their number.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(descriptor, True)
@@ -71,9 +78,9 @@ def main(arguments: list[str]) -> int:
         if command in ("help", "-h", "--h", "-help", "--help"):
             print_text(usage(), STDOUT)
             return 0
-        if command not in ("run", "rest"):
+        if command not in FLAGS:
             raise UsageError("invalid command")
-        options, others = parse(arguments[1:])
+        options, others = parse(FLAGS[command], arguments[1:])
         if options.h or options.help:
             print_text(usage(), STDOUT)
             return 0
@@ -90,9 +97,12 @@ def main(arguments: list[str]) -> int:
 async def run(options: SimpleNamespace, command: list[str]) -> int:
     """Run a sidecar and its process until the process exits or a signal arrives."""
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    app_port = port(options.app_port, "KAR_APP_PORT", 8080)
+        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2):  # Go's programs go on
+        loop.add_signal_handler(number, lambda: None)
+    app_port = port(options.app_port, "KAR_APP_PORT", APP_PORT)
     registry = Registry(options.app)
     listener = listen(port(options.runtime_port, "KAR_RUNTIME_PORT", 0))
     environment = os.environ | {
@@ -102,7 +112,10 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
     }
     sidecar = Sidecar(Delivery(registry, options.missing_component_timeout))
     sidecar.start(listener)
-    registry.register(options.service, app_port, options.h2c)
+    registering = None
+    if options.service:  # other components only make calls
+        registry.register(options.service, app_port, options.h2c)
+        registering = asyncio.create_task(registry.keep_registered())
     status = 0
     try:
         if command:
@@ -110,6 +123,8 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
         else:
             await stop.wait()
     finally:
+        if registering:
+            registering.cancel()
         registry.unregister()
     await sidecar.finish_background_calls(stop)
     # Workaround: asyncio.run() would now cancel the requests in flight, for which Hypercorn can
@@ -144,21 +159,25 @@ async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
 
 
 def usage() -> str:
-    return USAGE + "".join(f"  -{name}\n        {text}\n" for name, (_, text) in FLAGS.items())
+    lines = [USAGE]
+    for command, flags in FLAGS.items():
+        lines.append(f"Options of kar {command}:\n")
+        lines += [f"  -{name}\n        {text}\n" for name, (_, text) in flags.items()]
+    return "".join(lines)
 
 
-def parse(arguments: list[str]) -> tuple[SimpleNamespace, list[str]]:
+def parse(flags: Flags, arguments: list[str]) -> tuple[SimpleNamespace, list[str]]:
     """Return the values of the flags, and the arguments after them; raises UsageError."""
-    options = SimpleNamespace(**{name: default for name, (default, _) in FLAGS.items()})
+    options = SimpleNamespace(**{name: default for name, (default, _) in flags.items()})
     remaining = list(arguments)
     while remaining and remaining[0].startswith("-") and remaining[0] != "-":
         argument = remaining.pop(0)
         if argument == "--":
             break
         name, has_value, value = re.sub("^--?", "", argument).partition("=")
-        if name not in FLAGS:
+        if name not in flags:
             raise UsageError(f"flag provided but not defined: -{name}")
-        kind = type(FLAGS[name][0])
+        kind = type(flags[name][0])
         if kind is bool and not has_value:
             value = "true"
         elif not has_value:
@@ -181,9 +200,15 @@ def boolean(text: str) -> bool:
     raise ValueError(text)
 
 
+def integer(text: str) -> int:
+    if not re.fullmatch("[+-]?[0-9]+", text):  # int() also accepts blanks and underscores
+        raise ValueError(text)
+    return int(text)
+
+
 READERS: dict[type, Callable[[str], object]] = {
     str: str,
-    int: int,
+    int: integer,
     float: go_text.duration,
     bool: boolean,
 }
@@ -193,20 +218,21 @@ def check_application(name: str) -> None:
     """Raise FatalError if Kafka would reject an application's name as part of a topic's name."""
     if not name:
         raise FatalError("app name is required")
-    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+    if not re.fullmatch(r"[\w.-]{1,245}", name, re.ASCII):
         raise FatalError(
-            "failed to connect to Kafka: kafka server: The request attempted to perform an "
-            f"operation on an invalid topic - Topic name is invalid: 'kar_{name}' contains one or "
-            "more characters other than ASCII alphanumerics, '.', '_' and '-'"
+            f"failed to connect to Kafka: Topic name is invalid: 'kar_{name}' must be at most 249 "
+            "ASCII letters, digits, '.', '_' and '-'"
         )
 
 
 def port(flag: int, variable: str, default: int) -> int:
-    """Return a port from its flag, else from an environment variable, else the default."""
-    try:
-        number = flag or int(os.environ.get(variable) or default)
-    except ValueError as error:
-        raise FatalError(f"error parsing {variable} as an integer") from error
+    """Return a port from its flag, or from an environment variable if the flag has its default."""
+    number = flag
+    if flag == default and os.environ.get(variable):
+        try:
+            number = integer(os.environ[variable])
+        except ValueError as error:
+            raise FatalError(f"error parsing {variable} as an integer") from error
     if not 0 <= number < 65536:
         raise FatalError(f"TCP listener failed: listen tcp: address {number}: invalid port")
     return number

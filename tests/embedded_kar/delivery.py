@@ -40,12 +40,24 @@ class Delivery:
         self._registry = registry
         self._timeout = missing_component_timeout if missing_component_timeout > 0 else math.inf
         self._clients: dict[Replica, H2cClient | Http1Client] = {}
-        registry.refresh()
+        self._calls = 0
+        self._has_calls = asyncio.Event()
+        self._refreshed = -math.inf  # when, in seconds of time.monotonic()
         self._watching = asyncio.create_task(self._watch())
 
     async def call(self, service: str, request: Request) -> Response:
         """Return a service's response to a request; raises RefusedError."""
         check_call(service, request)
+        self._calls += 1
+        self._has_calls.set()
+        try:
+            return await self._deliver(service, request)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._has_calls.clear()
+
+    async def _deliver(self, service: str, request: Request) -> Response:
         deadline = time.time() + self._timeout
         while True:
             replica = await self._choose(service, deadline)
@@ -57,16 +69,26 @@ class Delivery:
                 return response
 
     async def _watch(self) -> None:
-        """Follow the registry, and break the connections to replicas that are gone."""
+        """Follow the registry, and break the connections to replicas that are gone.
+
+        A sidecar without calls in flight need not know, so it does not look.
+        """
         while True:
             await asyncio.sleep(REFRESH_PERIOD)
-            self._registry.refresh()
+            await self._has_calls.wait()
+            self._refresh()
             for replica in [each for each in self._clients if not self._registry.is_live(each)]:
                 await self._clients.pop(replica).close()
+
+    def _refresh(self) -> None:
+        self._registry.refresh()
+        self._refreshed = time.monotonic()
 
     async def _choose(self, service: str, deadline: float) -> Replica:
         """Return a live replica of a service, and wait for one until the deadline."""
         start = time.monotonic()
+        if start - self._refreshed > REFRESH_PERIOD:  # no calls were in flight until now
+            self._refresh()
         while True:
             if time.time() >= deadline:
                 raise RefusedError(

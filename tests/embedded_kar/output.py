@@ -1,12 +1,13 @@
 """What kar writes: stamped lines in the format of Go's log package.
 
 It uses file descriptors, because Python's streams would report a closed pipe again at exit.
-What cannot be written, because a pipe is closed or a disk is full, is lost without a message.
+What cannot be written, because a disk is full, is lost without a message.
 """
 
 import asyncio
 import os
 import select
+import signal
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -14,6 +15,7 @@ from functools import lru_cache
 STDOUT = 1
 STDERR = 2
 ATOMIC = select.PIPE_BUF  # bytes that a pipe takes without blocking if it is writable at all
+NOTICE_DELAY = 5.0  # seconds after which kar logs what a call waits for
 POLL = 0.01  # seconds between two checks for room in a full pipe
 
 _stdout_lock = asyncio.Lock()  # a line of standard output is not interrupted by another
@@ -41,21 +43,31 @@ def warn_once(message: str) -> None:
     log("WARNING", message)
 
 
+def warn_later(message: str) -> asyncio.TimerHandle:
+    """Log a warning after NOTICE_DELAY seconds, unless the handle is canceled before."""
+    return asyncio.get_running_loop().call_later(NOTICE_DELAY, warn_once, message)
+
+
 async def write_lines(prefix: bytes, lines: list[bytes]) -> None:
     """Write lines to standard output, each behind the time and a prefix.
 
-    Waits for a slow reader without blocking the event loop, so that the sidecar goes on.
+    Waits for a slow reader without blocking the event loop, so that the sidecar goes on. If there
+    is no reader any more, kar stops as after SIGTERM.
     """
     start = f"{_now()} ".encode() + prefix
     data = b"".join(start + line.removesuffix(b"\r") + b"\n" for line in lines)
     rest = memoryview(data)
     async with _stdout_lock:
-        with suppress(OSError):
+        try:
             while rest:
                 if _is_writable(STDOUT):
                     rest = rest[os.write(STDOUT, rest[:ATOMIC]) :]
                 else:
                     await asyncio.sleep(POLL)
+        except BrokenPipeError:
+            signal.raise_signal(signal.SIGTERM)
+        except OSError:
+            pass
 
 
 def _now() -> str:

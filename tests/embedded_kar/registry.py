@@ -1,9 +1,10 @@
-"""The live sidecars of one user, which find each other in a directory.
+"""The live services of one user, which their sidecars find in a directory.
 
-Each sidecar has a file there and holds a lock on it. The operating system releases the lock
-when the process exits, even if it is killed, so a dead sidecar is never taken for a live one.
+The sidecar of a service has a file there and holds a lock on it. The operating system releases the
+lock when the process exits, even if it is killed, so a dead sidecar is never taken for a live one.
 """
 
+import asyncio
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 REFRESH_PERIOD = 0.1  # seconds between two looks at the directory
+CHECK_PERIOD = 1.0  # seconds between two looks at the own file
 UNLOCKED_PREFIX = "."  # of the name of a file that its sidecar has not locked yet
 
 
@@ -24,7 +26,7 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True)
 class Replica:
-    """A sidecar, as its file describes it. Without a service, its process only makes calls."""
+    """The sidecar of a service, as its file describes it."""
 
     id: str
     application: str
@@ -39,23 +41,40 @@ class Replica:
 
 
 class Registry:
-    """The sidecars of one application, as seen from one of them."""
+    """The services of one application, as seen from one of its sidecars."""
 
     def __init__(self, application: str) -> None:
         """Raise RegistryError if the directory cannot be used."""
         self.application = application
         self.directory = _runtime_directory()
         self._own_file = self.directory / uuid.uuid4().hex
+        self._own_replica: Replica | None = None
         self._replicas: list[Replica] = []
 
     def register(self, service: str, app_port: int, h2c: bool) -> None:
-        """Make this sidecar known until unregister(), or the exit of this process."""
-        replica = Replica(self._own_file.name, self.application, service, app_port, h2c)
-        new_file = self.directory / (UNLOCKED_PREFIX + replica.id)
+        """Make a service known until unregister(), or the exit of this process."""
+        self._own_replica = Replica(self._own_file.name, self.application, service, app_port, h2c)
+        self._write_own_file()
+
+    async def keep_registered(self) -> None:
+        """Register the service again whenever somebody has removed its file."""
+        while True:
+            await asyncio.sleep(CHECK_PERIOD)
+            if not self._own_file.exists():
+                with suppress(RegistryError):
+                    self._write_own_file()
+
+    def unregister(self) -> None:
+        self._own_file.unlink(missing_ok=True)
+
+    def _write_own_file(self) -> None:
+        assert self._own_replica
+        new_file = self.directory / (UNLOCKED_PREFIX + self._own_file.name)
         # The descriptor stays open, and children do not inherit it. So this process holds the lock.
         try:
+            self.directory.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(new_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            os.write(descriptor, json.dumps(asdict(replica)).encode())
+            os.write(descriptor, json.dumps(asdict(self._own_replica)).encode())
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             new_file.rename(self._own_file)
         except OSError as error:
@@ -63,9 +82,6 @@ class Registry:
             raise RegistryError(
                 f"{self.directory}: {error.strerror}; set XDG_RUNTIME_DIR"
             ) from error
-
-    def unregister(self) -> None:
-        self._own_file.unlink(missing_ok=True)
 
     def replicas(self, service: str) -> list[Replica]:
         """Return the live replicas of a service."""
@@ -88,7 +104,7 @@ class Registry:
 
 def _read_or_remove(path: Path) -> Replica | None:
     """Return the sidecar that holds the lock on a file; if there is none, remove the file."""
-    with suppress(OSError, ValueError, TypeError):  # removed meanwhile, or not a sidecar's file
+    with suppress(OSError, ValueError, TypeError, RecursionError):  # removed, or not a sidecar's
         if not stat.S_ISREG(path.lstat().st_mode):
             return None
         with path.open("rb") as file:
@@ -115,6 +131,7 @@ def _make_private_directory(path: Path) -> None:
     """Make a directory if there is none; refuse a link, and one that others can write to."""
     try:
         path.mkdir(mode=0o700, exist_ok=True)
+        os.scandir(path).close()  # fails if it cannot be read
         status = path.lstat()
     except OSError as error:
         raise RegistryError(f"{path}: {error.strerror}; set XDG_RUNTIME_DIR") from error

@@ -53,6 +53,12 @@ def test_ports_from_the_environment(kar: Kar) -> None:
     assert process.stdout_lines() == [f"[STDOUT] {port} 18 -1000 a -h2c"]
 
 
+def test_flag_with_its_default_gives_way_to_the_environment(kar: Kar) -> None:
+    process = kar.run("-app_port", "8080", *show(kar), KAR_APP_PORT="18")
+    assert process.wait() == 0
+    assert process.stdout_lines()[0].split()[2] == "18"
+
+
 def test_default_ports(kar: Kar) -> None:
     process = bare(kar, "run", "-app", kar.app, *show(kar))
     assert process.wait() == 0
@@ -63,25 +69,19 @@ def test_missing_application(kar: Kar) -> None:
     assert fatal(bare(kar, "run", "true")) == "app name is required"
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("no-such-command", 'exec: "no-such-command": executable file not found in $PATH'),
-        ("./no-such-command", "fork/exec ./no-such-command: no such file or directory"),
-        ("/etc/passwd", "fork/exec /etc/passwd: permission denied"),
-    ],
-)
-def test_run_command_that_cannot_be_started(kar: Kar, command: str, message: str) -> None:
-    assert fatal(kar.run(command)) == f"failed to start service: {message}"
+@pytest.mark.parametrize("command", ["no-such-command", "./no-such-command", "/etc/passwd"])
+def test_run_command_that_cannot_be_started(kar: Kar, command: str) -> None:
+    message = fatal(kar.run(command))
+    assert message.startswith("failed to start service: ")
+    assert command in message
 
 
-@pytest.mark.parametrize("name", ["a b", "a/b", "Zoë"])
+@pytest.mark.parametrize("name", ["a b", "a/b", "Zoë", "a" * 260])
 def test_run_with_invalid_application_name(kar: Kar, name: str) -> None:
-    assert fatal(bare(kar, "run", "-app", name, "true")) == (
-        "failed to connect to Kafka: kafka server: The request attempted to perform an operation "
-        f"on an invalid topic - Topic name is invalid: 'kar_{name}' contains one or more "
-        "characters other than ASCII alphanumerics, '.', '_' and '-'"
-    )
+    message = fatal(bare(kar, "run", "-app", name, "true"))
+    assert message.startswith("failed to connect to Kafka: ")
+    assert "Topic name is invalid: " in message
+    assert f"'kar_{name}'" in message
 
 
 def test_runtime_port_in_use(kar: Kar) -> None:
@@ -111,6 +111,9 @@ def test_runtime_port_in_use(kar: Kar) -> None:
             for value in ("3", "abc", "", "1x", "s", "1 s")
         ],
         (["rest", "-nope"], "flag provided but not defined: -nope"),
+        (["rest", "-h2c"], "flag provided but not defined: -h2c"),
+        (["run", "-content_type", "x"], "flag provided but not defined: -content_type"),
+        (["run", "-app_port", " 9124 "], 'invalid value " 9124 " for flag -app_port: parse error'),
         (["run", "-app"], "flag needs an argument: -app"),
         (["nope"], "invalid command"),
         ([], "invalid command"),

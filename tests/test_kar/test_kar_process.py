@@ -46,41 +46,46 @@ def test_output_appears_immediately(kar: Kar) -> None:
     assert process.is_running()
 
 
-@pytest.mark.embedded_only
-def test_output_lines_of_any_length(kar: Kar) -> None:
+def test_output_lines_of_up_to_65535_bytes(kar: Kar) -> None:
     program = (
-        "import sys, os\n"
-        "for fd, byte in ((1, b'o'), (2, b'e')):\n"
-        "    pid = os.fork()\n"
-        "    if not pid:\n"
-        "        for size in (0, 1, 65535, 65536, 65537, 1000000, 3):\n"
-        "            os.write(fd, b'')\n"
-        "            data = byte * size + b'\\n'\n"
-        "            while data: data = data[os.write(fd, data):]\n"
-        "        os._exit(0)\n"
-        "os.wait(); os.wait(); os.write(1, bytes(set(range(256)) - {10}))\n"
+        "import sys, time\n"
+        "for stream, byte in ((sys.stdout, 'o'), (sys.stderr, 'e')):\n"
+        "    for size in (0, 1, 65534, 65535, 3): print(byte * size, file=stream)\n"
+        "    stream.flush()\n"
+        "    stream.buffer.write(bytes(set(range(256)) - {10}))\n"
+        "    stream.flush()\n"
+        f"time.sleep({kar.lifetime})"
     )
     process = python(kar, program)
     assert process.wait() == 0
     lines = stamped(process)
-    sizes = [0, 1, 65535, 65536, 65537, 1000000, 3]
-    out = [line for line in lines if line.startswith(b"[STDOUT] ")]
-    err = [line for line in lines if line.startswith(b"[STDERR] ")]
-    every = b"[STDOUT] " + bytes(set(range(256)) - {10})
-    assert out == [*[b"[STDOUT] " + b"o" * size for size in sizes], every]
-    assert err == [b"[STDERR] " + b"e" * size for size in sizes]
-    assert len(lines) == len(out) + len(err)
+    for prefix, byte in (b"[STDOUT] ", b"o"), (b"[STDERR] ", b"e"):
+        expected = [byte * size for size in (0, 1, 65534, 65535, 3)]
+        expected.append(bytes(set(range(256)) - {10}))
+        found = [line for line in lines if line.startswith(prefix)]
+        assert found == [prefix + line for line in expected]
 
 
-@pytest.mark.slow
 @pytest.mark.embedded_only
-def test_output_of_a_million_lines(kar: Kar) -> None:
+def test_longer_output_line_is_copied_with_a_warning(kar: Kar) -> None:
+    """The real KAR stops reading, and the program hangs."""
+    process = python(kar, "for size in (65536, 65535, 300000, 3): print('o' * size)")
+    assert process.wait() == 0
+    (warning,) = process.stderr_lines()
+    assert "[WARNING] [STDOUT] a line has more than 65,535 bytes" in warning
+    lines = [line.removeprefix(b"[STDOUT] ") for line in stamped(process)]
+    assert b"".join(lines) == b"o" * (65536 + 65535 + 300000 + 3)
+    assert lines[-1] == b"ooo"
+
+
+@pytest.mark.embedded_only
+def test_output_does_not_fill_the_memory(kar: Kar) -> None:
     program = (
         "import sys\n"
-        "for number in range(1_000_000):\n"
-        "    if number == 100_000: print('early', flush=True); sys.stdin.readline()\n"
-        "    print(number)\n"
-        "print('late', flush=True); sys.stdin.readline()\n"
+        "print('early', flush=True); sys.stdin.readline()\n"
+        "for number in range(200_000): print(number)\n"
+        "for _ in range(50): sys.stdout.write('x' * 1024 * 1024)\n"
+        "print('\\nlate', flush=True); sys.stdin.readline()\n"
     )
     process = python(kar, program)
     sizes = []
@@ -93,7 +98,18 @@ def test_output_of_a_million_lines(kar: Kar) -> None:
     assert process.wait() == 0
     assert sizes[1] - sizes[0] < 5 * 1024 * 1024
     numbers = [int(line[9:]) for line in process.stdout_lines() if line[9:].isdigit()]
-    assert numbers == list(range(1_000_000))
+    assert numbers == list(range(200_000))
+
+
+def test_more_connections_than_the_soft_limit_of_open_files(kar: Kar) -> None:
+    """kar raises the limit for itself, but not for its program."""
+    port = free_port()
+    arguments = f"run -app {kar.app} -runtime_port {port} sh -c 'ulimit -Sn; exec sleep 1000'"
+    process = kar.processes.start("sh", "-c", f"ulimit -Sn 100; exec {kar.path} {arguments}")
+    process.wait_for_line("[STDOUT] 100")
+    for _ in range(200):
+        assert httpx.get(f"http://127.0.0.1:{port}/kar/v1/system/health", trust_env=False).text
+    assert process.stderr_lines() == []
 
 
 def test_standard_input_is_passed_on(kar: Kar) -> None:
@@ -286,17 +302,45 @@ def test_killed_kar_leaves_its_process_behind(kar: Kar) -> None:
     child.kill()
 
 
+def test_kar_runs_until_the_output_is_closed(kar: Kar) -> None:
+    """The program exits, but a process that it has started still has the output."""
+    command = f"(sleep {kar.lifetime}; echo late) & exit 7"
+    process = kar.run("sh", "-c", command)
+    assert (process.wait(), process.stdout_lines()) == (7, ["[STDOUT] late"])
+
+
 @pytest.mark.embedded_only
-def test_grandchild_does_not_delay_the_exit(kar: Kar) -> None:
-    """The real KAR waits until everybody has closed the output."""
+def test_signal_does_not_wait_for_the_output(kar: Kar) -> None:
+    """The real kar waits until everybody has closed the output."""
     process = kar.run("sh", "-c", "sleep 1000 & echo $!")
+    process.wait_for_line("[STDOUT]")
+    process.terminate()
     assert (process.wait(), process.stderr_lines()) == (0, [])
     psutil.Process(int(process.stdout_lines()[0].split()[1])).kill()
 
 
+@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2])
+def test_other_signals_do_not_stop_kar(kar: Kar, number: signal.Signals) -> None:
+    """Its program does not inherit that."""
+    process = kar.run("sh", "-c", f"sleep {kar.lifetime}; echo ready; exec sleep 1000")
+    process.wait_for_line("ready")
+    process.send_signal(number)
+    process.child().send_signal(number)
+    assert (process.wait(), process.stderr_lines()) == (0, [])
+
+
 @pytest.mark.embedded_only
-def test_closed_pipe_does_not_stop_the_component(kar: Kar) -> None:
-    command = f"{kar.path} run -app {kar.app} sh -c 'yes | head -100000; exit 7'"
-    process = kar.processes.start("sh", "-c", f"({command}; echo $? >&2) | true")
-    process.wait()
-    wait_until(lambda: process.stderr_lines() == ["7"], "the exit status")
+def test_kar_and_its_program_exit_when_nobody_reads_their_output(kar: Kar) -> None:
+    """SIGPIPE kills the real kar, and leaves the program behind."""
+    command = [str(kar.path), "run", "-app", kar.app, "yes"]
+    with (
+        subprocess.Popen(command, env=kar.processes.environment, stdout=subprocess.PIPE) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
+        assert process.stdout
+        assert process.stdout.readline().endswith(b"[STDOUT] y\n")
+        (child,) = psutil.Process(process.pid).children()
+        process.stdout.close()
+        assert process.wait(10) == 0
+        assert not child.is_running()

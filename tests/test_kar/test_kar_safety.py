@@ -6,6 +6,7 @@ import json
 import os
 import random
 import socket
+import time
 
 import h2.connection
 import httpx
@@ -35,19 +36,18 @@ def test_all_ports_are_on_loopback(kar: Kar) -> None:
 
 
 def test_runtime_directory_is_private(kar: Kar) -> None:
-    kar.start_sidecar()
+    kar.start_echo()
     directory = kar.processes.directory / "embedded-kar"
     assert directory.stat().st_mode & 0o777 == 0o700
-    wait_until(lambda: list(directory.glob("[!.]*")), "the file of the sidecar")
-    (file,) = directory.glob("[!.]*")
+    (file,) = directory.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_runtime_directory_without_xdg_runtime_dir(kar: Kar) -> None:
     temporary = kar.processes.directory / "tmp"
     temporary.mkdir()
-    process = kar.run("sleep", "1000", XDG_RUNTIME_DIR="", TMPDIR=str(temporary))
-    wait_until(process.child, "the process")
+    flags = ("-service", "x")
+    kar.run(*flags, "sleep", "1000", XDG_RUNTIME_DIR="", TMPDIR=str(temporary)).child()
     directory = temporary / f"embedded-kar-{os.getuid()}"
     assert directory.stat().st_mode & 0o777 == 0o700
     assert len(list(directory.iterdir())) == 1
@@ -112,15 +112,46 @@ def test_runtime_directory_with_other_files(kar: Kar) -> None:
 def test_locked_file_with_invalid_content(kar: Kar) -> None:
     directory = kar.processes.directory / "embedded-kar"
     directory.mkdir(mode=0o700)
+    (directory / "nested").write_text("[" * 100_000)
     port_of_nobody = {"app": kar.app, "service": "async-server", "app_port": -1, "h2c": True}
-    with (directory / "a").open("w") as first, (directory / "b").open("w") as second:
+    with (
+        (directory / "a").open("w") as first,
+        (directory / "b").open("w") as second,
+        (directory / "nested").open("a") as nested,
+    ):
         json.dump(port_of_nobody, first, indent=1)
         first.flush()
-        for file in (first, second):
+        for file in (first, second, nested):
             fcntl.flock(file, fcntl.LOCK_EX)
         kar.start_server(HELLO_DELAY="0")
         assert kar.run("-h2c", "python", "client.py").wait() == 0
-        assert {"a", "b"} <= {path.name for path in directory.iterdir()}
+        assert {"a", "b", "nested"} <= {path.name for path in directory.iterdir()}
+
+
+@pytest.mark.slow
+def test_file_of_a_service_that_is_removed_comes_back(kar: Kar) -> None:
+    directory = kar.processes.directory / "embedded-kar"
+    kar.start_echo()
+    (file,) = directory.iterdir()
+    file.unlink()
+    directory.rmdir()
+    wait_until(file.exists, "the file")
+    with http2_client(kar.start_sidecar().service_url("echo")) as client:
+        assert client.get("/").status_code == 200
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root can read all directories")
+def test_runtime_directory_that_cannot_be_read(kar: Kar) -> None:
+    (kar.processes.directory / "embedded-kar").mkdir(mode=0o300)
+    assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
+
+
+def test_idle_sidecar_sleeps(kar: Kar) -> None:
+    process = psutil.Process(kar.start_sidecar().process.pid)
+    time.sleep(0.5)  # until it has started
+    before = process.num_ctx_switches().voluntary
+    time.sleep(1)
+    assert process.num_ctx_switches().voluntary - before < 5
 
 
 @pytest.mark.slow
