@@ -1,8 +1,7 @@
 """Deliver calls to the replicas of a service, as KAR does.
 
-A call goes to a random replica, and stays with that as long as it is live, even if the request has
-to be sent several times. A call that the real KAR would repeat until it gives up, after 15 minutes,
-is refused.
+A call goes to a random replica. While that is live, the request is sent to it again if necessary.
+What the real KAR would go on sending for 15 minutes in vain is refused.
 """
 
 import asyncio
@@ -11,21 +10,19 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from . import go_text
-from .h2c import PAUSE, H2cClient
+from .h2c import PAUSE, H2cClient, MalformedError
 from .http_client import Http1Client, Request, Response, send
-from .output import warn_once
-from .refusals import RefusedError, check_call, check_connection_header, check_response
+from .output import NOTICE_DELAY, warn_once
+from .refusals import RefusedError, check_call, check_connection_headers, check_response
 from .registry import REFRESH_PERIOD, Registry, Replica
 
 MAX_REQUESTS = 10  # of one call: Go's HTTP client follows nine redirects
 MAX_BROKEN = 5  # connections that may break during one call
-NOTICE_DELAY = 5.0  # seconds after which kar logs what a call waits for
 CRASH_GRACE = 0.3  # seconds for a kar to notice that its process has crashed
 MAX_CRASH_GRACE = 5.0  # seconds for the same on a busy machine
 
@@ -58,11 +55,11 @@ class Delivery:
                 self._has_calls.clear()
 
     async def _deliver(self, service: str, request: Request) -> Response:
-        deadline = time.time() + self._timeout
+        deadline = time.monotonic() + self._timeout
         while True:
             replica = await self._choose(service, deadline)
             if replica.h2c:
-                check_connection_header(request)
+                check_connection_headers(request)
             response = await self._send(replica, request)
             if response:
                 check_response(response)
@@ -90,12 +87,9 @@ class Delivery:
         if start - self._refreshed > REFRESH_PERIOD:  # no calls were in flight until now
             self._refresh()
         while True:
-            if time.time() >= deadline:
-                raise RefusedError(
-                    "failed to send message: deadline expired: deadline was "
-                    f"{_local_time(deadline)} and it is now {_local_time(time.time())}",
-                    500,
-                )
+            if time.monotonic() >= deadline:
+                reason = f"failed to send message: deadline expired: no service {service!r}"
+                raise RefusedError(reason, 500)
             if replicas := self._registry.replicas(service):
                 return random.choice(replicas)
             if time.monotonic() - start >= NOTICE_DELAY:
@@ -115,7 +109,7 @@ class Delivery:
                 port = replica.app_port
                 self._clients[replica] = H2cClient(port) if replica.h2c else Http1Client(port)
             try:
-                return await _follow_redirects(self._clients[replica], replica, request)
+                response = await _follow_redirects(self._clients[replica], replica, request)
             except httpx.ConnectError:  # the process does not listen yet
                 if time.monotonic() - start >= NOTICE_DELAY:
                     warn_once(
@@ -124,6 +118,9 @@ class Delivery:
                     )
             except (httpx.LocalProtocolError, httpx.DecodingError) as error:
                 raise RefusedError(f"{error}; KAR would try for 15 minutes") from error
+            except MalformedError as error:
+                reason = f"the response is malformed: {error}; KAR would try for 15 minutes"
+                raise RefusedError(reason) from error
             except httpx.TransportError as error:  # the connection broke
                 broken += 1
                 if await self._has_survived(replica) and (request.body or broken == MAX_BROKEN):
@@ -132,6 +129,12 @@ class Delivery:
                         "minutes, and without its body, which loses the call: let the service keep "
                         "connections open"
                     ) from error
+            else:
+                # An error can come from a process whose kar was killed: it cannot print any more.
+                if response.status >= 500:
+                    self._refresh()
+                if self._registry.is_live(replica):
+                    return response
             await asyncio.sleep(PAUSE)
         return None
 
@@ -201,7 +204,3 @@ def _next_request(replica: Replica, first: Request, path: str, location: str) ->
     if not any(name == b"referer" for name, _ in headers):
         headers = [*headers, (b"referer", url.encode())]
     return replace(first, path=target, headers=headers)
-
-
-def _local_time(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %z %Z}"

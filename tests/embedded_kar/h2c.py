@@ -13,7 +13,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
     RemoteSettingsChanged,
@@ -25,9 +24,18 @@ from h2.events import (
 from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
 
+from .output import warn_later
+
+MAX_RESPONSE = 1_000_000  # bytes of a body that are read; KAR could not pass on any more
+FRAME_HEADER = 9  # bytes
+GOAWAY = 7  # the type of a frame
 WINDOW = 2**24  # flow-control window in bytes, for each stream and for the connection
 MAX_STREAMS = 100  # requests at once on a connection, unless the service allows fewer
 PAUSE = 0.25  # seconds before a request is sent again
+
+ENDLESS = (
+    "the body of a response does not end, and KAR passes on only whole responses: do not stream"
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -92,7 +100,11 @@ class H2cClient:
 
 
 class NotProcessedError(httpx.TransportError):
-    """The service has not started on a request, so the request can safely be sent again."""
+    """The service has not started on a request, so the request can be sent again."""
+
+
+class MalformedError(httpx.TransportError):
+    """A response is not valid."""
 
 
 @dataclass
@@ -103,6 +115,7 @@ class Stream:
     unsent: memoryview
     headers: Headers = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
+    notice: asyncio.TimerHandle | None = None
 
     def fail(self, error: httpx.TransportError) -> None:
         if not self.finished.done():
@@ -116,6 +129,7 @@ class H2cConnection(asyncio.Protocol):
         # The caller has normalized the headers. h2 still validates them.
         self._h2 = H2Connection(H2Configuration(normalize_outbound_headers=False))
         self._streams: dict[int, Stream] = {}
+        self._unread = b""  # the beginning of a frame
         self.is_usable = True
 
     @property
@@ -141,6 +155,8 @@ class H2cConnection(asyncio.Protocol):
             await stream.finished
         finally:
             del self._streams[stream_id]
+            if stream.notice:
+                stream.notice.cancel()
             if stream.unsent:  # the service has responded early, and h2 counts the stream as open
                 with suppress(ProtocolError):
                     self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
@@ -159,15 +175,52 @@ class H2cConnection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        try:
-            for event in self._h2.receive_data(data):
-                self._handle(event)
-        except ProtocolError:
+        """Let h2 read frame by frame, to know which one it rejects, and to keep GOAWAY from it."""
+        data = self._unread + data
+        if data.startswith(b"HTTP/"):
+            self._fail(MalformedError("it is HTTP/1.1: leave out -h2c"))
+            return
+        start = 0
+        while len(data) - start >= FRAME_HEADER:
+            end = start + FRAME_HEADER + int.from_bytes(data[start : start + 3], "big")
+            if len(data) < end:
+                break
+            if not self._receive_frame(data[start:end]):
+                return
+            start = end
+        self._unread = data[start:]
+        self._flush()
+
+    def _receive_frame(self, frame: bytes) -> bool:
+        """Handle a frame; return False if it ends the connection."""
+        if frame[3] == GOAWAY:
+            # h2 would reject the responses that may still follow.
             self.is_usable = False
-            self._flush()
-            self.transport.abort()
-        else:
-            self._flush()
+            last_stream_id = int.from_bytes(frame[9:13], "big")
+            for stream_id, stream in self._streams.items():
+                if stream_id > last_stream_id:
+                    stream.fail(NotProcessedError("GOAWAY"))
+            return True
+        try:
+            for event in self._h2.receive_data(frame):
+                self._handle(event)
+        except ProtocolError as error:
+            # h2 cannot go on. The requests for which the frame was not meant are made again.
+            failure: httpx.TransportError = MalformedError(f"{type(error).__name__}: {error}")
+            if culprit := self._streams.get(int.from_bytes(frame[5:9], "big")):
+                culprit.fail(failure)
+                failure = NotProcessedError("another response was malformed")
+            self._fail(failure)
+            return False
+        return True
+
+    def _fail(self, error: httpx.TransportError) -> None:
+        """End the connection; all requests in flight raise the error."""
+        self.is_usable = False
+        for stream in self._streams.values():
+            stream.fail(error)
+        self._flush()
+        self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_usable = False
@@ -179,10 +232,14 @@ class H2cConnection(asyncio.Protocol):
         match event:
             case ResponseReceived(headers=headers) if stream:
                 stream.headers = headers
+                stream.notice = warn_later(ENDLESS)
             case DataReceived(stream_id=stream_id, data=data, flow_controlled_length=length):
                 self._h2.acknowledge_received_data(length, stream_id)
-                if stream:
+                if stream and not stream.finished.done():
                     stream.body += data
+                    if len(stream.body) > MAX_RESPONSE:
+                        stream.finished.set_result(None)
+                        self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
             case StreamEnded() if stream and not stream.finished.done():
                 stream.finished.set_result(None)
             case StreamReset(error_code=code) if stream:
@@ -193,12 +250,6 @@ class H2cConnection(asyncio.Protocol):
                 for stream_id, stream in self._streams.items():
                     with suppress(StreamClosedError):  # the event of its reset follows
                         self._send_body(stream_id, stream)
-            case ConnectionTerminated(last_stream_id=last_stream_id):
-                # h2 rejects what arrives after GOAWAY, so all requests in flight fail.
-                self.is_usable = False
-                for stream_id, stream in self._streams.items():
-                    if stream_id > (last_stream_id or 0):
-                        stream.fail(NotProcessedError("GOAWAY"))
 
     def _send_body(self, stream_id: int, stream: Stream) -> None:
         """Send as much of a request's body as the service has room for."""

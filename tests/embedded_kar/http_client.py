@@ -3,14 +3,14 @@
 A service with -h2c is called over HTTP/2, others over HTTP/1.1.
 """
 
-import gzip
 import zlib
 from dataclasses import dataclass
 
 import httpx
 
 from . import go_text
-from .h2c import H2cClient, Headers
+from .h2c import ENDLESS, MAX_RESPONSE, H2cClient, Headers, MalformedError
+from .output import warn_later
 
 # Go's HTTP client sets the first four itself. The others apply to a single connection.
 LEFT_OUT = {
@@ -21,6 +21,8 @@ LEFT_OUT = {
     b"connection",
     b"keep-alive",
     b"proxy-connection",
+    b"upgrade",
+    b"http2-settings",
 }
 
 
@@ -68,9 +70,24 @@ class Http1Client:
     ) -> tuple[int, Headers, bytes]:
         target = {"target": path.encode()}  # httpx would encode the path of a URL once more
         request = httpx.Request(method, self._url, headers=headers, content=body, extensions=target)
-        response = await self._transport.handle_async_request(request)
-        content = b"".join([part async for part in response.aiter_raw()])
-        return response.status_code, response.headers.raw, content
+        try:
+            response = await self._transport.handle_async_request(request)
+        except httpx.RemoteProtocolError as error:
+            if "disconnected" in str(error):
+                raise
+            hint = ": start kar with -h2c if the service speaks only HTTP/2"
+            raise MalformedError(f"{error}{hint}") from error
+        notice = warn_later(ENDLESS)
+        content = bytearray()
+        try:
+            async for part in response.aiter_raw():
+                content += part
+                if len(content) > MAX_RESPONSE:
+                    break
+        finally:
+            notice.cancel()
+            await response.aclose()
+        return response.status_code, response.headers.raw, bytes(content)
 
 
 async def send(client: H2cClient | Http1Client, request: Request) -> Response:
@@ -94,8 +111,17 @@ async def send(client: H2cClient | Http1Client, request: Request) -> Response:
     received = {name.lower(): value for name, value in reversed(response_headers)}
     if decompresses and received.get(b"content-encoding", b"").lower() == b"gzip":
         del received[b"content-encoding"]
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise httpx.DecodingError(f"the response is not gzip: {error}") from error
+        content = _decompress(content)
     return Response(status, received, go_text.to_utf8(content))
+
+
+def _decompress(content: bytes) -> bytes:
+    """Return what was compressed with gzip, but not much more than MAX_RESPONSE bytes."""
+    decompressor = zlib.decompressobj(wbits=31)  # for the format of gzip
+    try:
+        text = decompressor.decompress(content, MAX_RESPONSE + 1)
+    except zlib.error as error:
+        raise httpx.DecodingError(f"the response is not gzip: {error}") from error
+    if len(text) <= MAX_RESPONSE and not decompressor.eof:
+        raise httpx.DecodingError("the response is not gzip: its end is missing")
+    return text

@@ -7,9 +7,10 @@ characters have to be escaped.
 import re
 
 from . import go_text
+from .h2c import MAX_RESPONSE
 from .http_client import Request, Response
 
-MAX_MESSAGE = 1_000_000  # bytes, unless Kafka is configured otherwise
+MAX_MESSAGE = MAX_RESPONSE  # bytes, unless Kafka is configured otherwise
 ALWAYS_FITS = MAX_MESSAGE // 12  # bytes: escaping makes at most 7 of one, and there is overhead
 # Bytes that a message needs besides its strings, including Kafka's headers.
 CALL_OVERHEAD = 333
@@ -36,11 +37,6 @@ def check_call(service: str, request: Request) -> None:
             "KAR repeats a HEAD request for 15 minutes if the response has a Content-Length: "
             "use GET"
         )
-    if any(name == b"upgrade" for name, _ in request.headers):
-        raise RefusedError(
-            "KAR passes the header Upgrade on to the service, and the call gets no response: "
-            "send the request without it"
-        )
     if _call_size(service, request) > MAX_MESSAGE:
         raise RefusedError(
             "failed to send message: kafka server: Message was too large, server rejected it to "
@@ -49,8 +45,13 @@ def check_call(service: str, request: Request) -> None:
         )
 
 
-def check_connection_header(request: Request) -> None:
-    """Raise RefusedError for a header that Go's HTTP/2 client does not send."""
+def check_connection_headers(request: Request) -> None:
+    """Raise RefusedError for headers that Go's HTTP/2 client does not send."""
+    if any(name == b"upgrade" for name, _ in request.headers):
+        raise RefusedError(
+            "KAR cannot pass the header Upgrade on to a service with -h2c, and the call gets no "
+            "response: send the request without it"
+        )
     values = [value.lower() for name, value in request.headers if name == b"connection"]
     if values not in ([], [b""], [b"keep-alive"]):
         raise RefusedError(
@@ -66,6 +67,11 @@ def check_response(response: Response) -> None:
         raise RefusedError(
             f"the response has Content-Encoding {encoding}; KAR would drop that header and damage "
             "the body: send the request with Accept-Encoding: identity"
+        )
+    if response.status in (204, 304) and response.headers.get(b"content-length", b"0") != b"0":
+        raise RefusedError(
+            f"the response has status {response.status} and a Content-Length; KAR would wait for "
+            "its body, and repeat the call for 15 minutes: send no Content-Length"
         )
     if _response_size(response) > MAX_MESSAGE:
         raise RefusedError(

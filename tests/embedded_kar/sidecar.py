@@ -6,6 +6,7 @@ explicit: the responses to a missing trailing slash, to an unknown path and to a
 
 import asyncio
 import html
+import re
 import socket
 import sys
 from typing import cast
@@ -13,6 +14,7 @@ from typing import cast
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import Framework
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -27,7 +29,23 @@ from .refusals import MAX_MESSAGE, RefusedError, check_call
 
 HEALTH = "/kar/v1/system/health"
 HEALTH_METHODS = "GET, OPTIONS"
+NOT_EMBEDDED = (
+    "/kar/v1/await",
+    "/kar/v1/actor/{path:rest}",
+    "/kar/v1/event/{path:rest}",
+    "/kar/v1/system/information/{path:rest}",
+    "/metrics",
+)
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+
+
+class RestConvertor(StringConvertor):
+    """The rest of a path, which may have line breaks, unlike Starlette's {path:path}."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("rest", RestConvertor())
 
 
 class Sidecar:
@@ -38,12 +56,10 @@ class Sidecar:
         self._background_calls: set[asyncio.Task[None]] = set()
         self._router = Router(
             routes=[
-                Route("/kar/v1/service/{service}/call/{path:path}", self._call, methods=METHODS),
+                Route("/kar/v1/service/{service}/call/{path:rest}", self._call, methods=METHODS),
                 Route("/kar/v1/service/{service}/call", _add_slash, methods=METHODS),
                 Route(HEALTH, _health, methods=["GET", "OPTIONS"]),
-                Route("/kar/v1/await", _not_embedded, methods=METHODS),
-                Route("/kar/v1/actor/{path:path}", _not_embedded, methods=METHODS),
-                Route("/kar/v1/event/{path:path}", _not_embedded, methods=METHODS),
+                *[Route(path, _not_embedded, methods=METHODS) for path in NOT_EMBEDDED],
             ],
             redirect_slashes=False,
         )
@@ -55,9 +71,10 @@ class Sidecar:
         config.loglevel = "ERROR"
         config.include_server_header = False
         # By default Hypercorn closes a connection after 1,000 requests, or 5 s in which it is idle.
-        # Calls that arrive at that moment are lost.
+        # Calls that arrive at that moment are lost. Callers close idle connections themselves,
+        # httpx after 5 s and Go after 90 s. Hypercorn keeps those that were closed for this long.
         config.keep_alive_max_requests = sys.maxsize
-        config.keep_alive_timeout = 3600
+        config.keep_alive_timeout = 120
         config.backlog = 1024  # many callers may connect at once
         framework = cast(Framework, self)  # its types are Starlette's; Hypercorn has its own
         never = asyncio.Event()  # with a trigger, Hypercorn installs no signal handlers
@@ -99,6 +116,7 @@ class Sidecar:
             return
 
         scope["app"] = self  # lets the router raise HTTPException instead of responding itself
+        scope["path"] = re.sub("^http://[^/]*", "", scope["path"])  # of a request to a proxy
         scope["state"] = {"body": bytes(body)}
         try:
             await self._router(scope, receive, send)
@@ -131,7 +149,8 @@ class Sidecar:
             return PlainTextResponse("OK", 202)
         response = await self._delivery.call(service, call)
         headers = {}
-        if response.content_type and response.status not in (204, 304):
+        has_type = response.status != 304 or request.scope["http_version"] == "2"
+        if response.content_type and response.status != 204 and has_type:
             headers["Content-Type"] = response.content_type.decode("latin-1")
         return Response(response.body, response.status, headers)
 
@@ -168,7 +187,9 @@ async def _add_slash(request: Request) -> Response:
 
 async def _not_embedded(request: Request) -> Response:
     """Refuse a request that needs the real KAR."""
-    raise RefusedError("promises, actors and events need the real KAR: make a call of a service")
+    raise RefusedError(
+        "promises, actors, events and metrics need the real KAR: make a call of a service"
+    )
 
 
 async def _refuse_websocket(websocket: WebSocket) -> None:

@@ -1,7 +1,9 @@
 """An HTTP/2 service that breaks the first requests of a path: /abort/N, /refuse/N or /goaway/N.
 
 After N of them it responds with the number of requests. It prints each request with its body.
-/redirect/0 redirects to /refuse/1.
+/redirect/0 redirects to /refuse/1. /slow/0 responds after 0.5 s, and so does /drain/0, which sends
+GOAWAY before that. The body of /malformed/0 is shorter than its Content-Length, and that of
+/endless/N has N bytes and no end.
 To /early/0 it responds before it has the body, of which it takes no more than 64 KiB. It resets the
 stream of /reset/0 after 64 KiB, and lets /wait/0 wait until then.
 """
@@ -70,6 +72,18 @@ class Connection(asyncio.Protocol):
         if behaviour == "redirect":
             headers = [(":status", "307"), ("location", "/refuse/1")]
             self.h2.send_headers(stream, headers, end_stream=True)
+        elif behaviour in ("slow", "drain"):
+            if behaviour == "drain":
+                frame = b"\0\0\x08\x07\0\0\0\0\0" + stream.to_bytes(4, "big") + bytes(4)
+                self.transport.write(self.h2.data_to_send() + frame)
+            asyncio.get_running_loop().call_later(0.5, self.respond_late, stream)
+        elif behaviour == "malformed":
+            self.h2.send_headers(stream, [(":status", "200"), ("content-length", "9")])
+            self.h2.send_data(stream, b"short", end_stream=True)
+        elif behaviour == "endless":
+            self.h2.send_headers(stream, [(":status", "200")])
+            for _ in range(int(breaks) // 10_000):
+                self.h2.send_data(stream, b"x" * 10_000)
         elif counts[path] > int(breaks):
             self.h2.send_headers(stream, [(":status", "200")])
             self.h2.send_data(stream, str(counts[path]).encode(), end_stream=True)
@@ -79,6 +93,11 @@ class Connection(asyncio.Protocol):
             self.h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         else:
             self.h2.close_connection(last_stream_id=0)
+
+    def respond_late(self, stream: int) -> None:
+        self.h2.send_headers(stream, [(":status", "200")])
+        self.h2.send_data(stream, b"late", end_stream=True)
+        self.transport.write(self.h2.data_to_send())
 
 
 async def main() -> None:

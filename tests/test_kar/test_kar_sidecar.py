@@ -104,9 +104,16 @@ def test_async_call_logs_an_error_status(h2c_echo: Service) -> None:
 
 @pytest.mark.embedded_only
 @pytest.mark.parametrize(
-    "path", ["/kar/v1/await", "/kar/v1/actor/a/1/call/m", "/kar/v1/event/topic/publish"]
+    "path",
+    [
+        "/kar/v1/await",
+        "/kar/v1/actor/a/1/call/m",
+        "/kar/v1/event/topic/publish",
+        "/kar/v1/system/information/sidecars",
+        "/metrics",
+    ],
 )
-def test_actors_events_and_promises_are_refused(h2c_echo: Service, path: str) -> None:
+def test_what_needs_the_real_kar_is_refused(h2c_echo: Service, path: str) -> None:
     response = h2c_echo.request("POST", path)
     assert (response.status_code, "need the real KAR" in response.text) == (501, True)
 
