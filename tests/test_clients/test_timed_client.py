@@ -132,12 +132,15 @@ def test_figures_are_those_of_the_service(kar: Kar) -> None:
 
 
 @pytest.mark.slow
-def test_1000_greetings_of_5_seconds(kar: Kar) -> None:
-    kar.start_server(HELLO_DELAY="5")
-    client = kar.run("-h2c", "python", "timed-client.py", "-n", "1000", "--setting", "gather")
+def test_300_greetings_at_once(kar: Kar) -> None:
+    kar.start_server(HELLO_DELAY="3")
+    client = kar.run("-h2c", "python", "timed-client.py", "-n", "300", "--setting", "gather")
     assert client.wait() == 0, client.stdout_lines()
-    assert "[STDOUT] gather: 1000/1000 ok, HTTP/2" in client.stdout_lines()
-    assert figures(client.stdout_lines())["Time"] < 100  # one by one it would be 5,000
+    assert "[STDOUT] gather: 300/300 ok, HTTP/2" in client.stdout_lines()
+    # More than 100 are in flight on one client of httpx.
+    in_flight = re.search(r"([\d.]+) in flight on average", " ".join(client.stdout_lines()))
+    assert in_flight
+    assert float(in_flight[1]) > 120
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import time
 import httpx
 import psutil
 import pytest
-from support.http2 import FrameConnection
+from support.http2 import FrameConnection, http2_client
 from support.kar import Kar
 from support.processes import Process, accepts_connections, free_port, wait_until
 
@@ -108,7 +108,8 @@ def test_more_connections_than_the_soft_limit_of_open_files(kar: Kar) -> None:
     process = kar.processes.start("sh", "-c", f"ulimit -Sn 100; exec {kar.path} {arguments}")
     process.wait_for_line("[STDOUT] 100")
     for _ in range(200):
-        assert httpx.get(f"http://127.0.0.1:{port}/kar/v1/system/health", trust_env=False).text
+        with http2_client(f"http://127.0.0.1:{port}") as client:
+            assert client.get("/kar/v1/system/health").text == "OK"
     assert process.stderr_lines() == []
 
 

@@ -101,9 +101,8 @@ def test_demo_client_fails(processes: Processes, kar_wrapper: Path) -> None:
     [
         (signal.SIGTERM, "python client.py"),
         (signal.SIGINT, "[STDOUT] I am healthy"),
-        (signal.SIGTERM, "timed-client.py -n 10"),
     ],
-    ids=["SIGTERM in act 1", "SIGINT in act 2", "SIGTERM in act 3"],
+    ids=["SIGTERM in act 1", "SIGINT in act 2"],
 )
 def test_demo_signal(processes: Processes, number: signal.Signals, moment: str) -> None:
     demo = processes.start(*DEMO)
