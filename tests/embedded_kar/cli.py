@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 from . import go_text, http_client
 from .delivery import Delivery
-from .output import STDERR, STDOUT, log, print_text
-from .process import ProcessError, raise_file_limit, run_process
+from .output import STDERR, STDOUT, FatalError, log, print_text
+from .process import raise_file_limit, run_process
 from .refusals import RefusedError
-from .registry import Registry, RegistryError
+from .registry import Registry
 from .sidecar import Sidecar
 
 VERSION = "1.3.10-embedded"
@@ -29,37 +29,34 @@ Usage of the embedded kar, for one user on one machine:
   kar version
   kar help
 
-All other commands and flags of KAR need the real KAR, with Kafka and Redis.
+Options of both:
+  -app NAME            the application (required); applications do not see each other
+  -missing_component_timeout TIME
+                       how long a call waits for a service, such as 30s (default: 2m)
+  -v LEVEL             accepted, without effect
 
+Options of kar run:
+  -service NAME        the service that the process provides (default: none)
+  -app_port PORT       where the sidecar reaches the process (default: KAR_APP_PORT, else 8080)
+  -runtime_port PORT   where the process reaches the sidecar (default: KAR_RUNTIME_PORT or any)
+  -h2c                 call the process over HTTP/2 without TLS, instead of HTTP/1.1
+
+Options of kar rest:
+  -content_type TYPE   of the BODY (default: application/json)
+
+All other commands and flags of KAR need the real KAR, with Kafka and Redis.
 """
-APP_PORT = 8080
-# Each flag with its default, whose type says how the flag is read, and its meaning.
-Flags = dict[str, tuple[str | int | float | bool, str]]
-COMMON_FLAGS: Flags = {
-    "app": ("", "the application (required); applications do not see each other"),
-    "missing_component_timeout": (120.0, "how long a call waits for a service, such as 30s or 2m"),
-    "v": ("error", "accepted, without effect"),
-    "help": (False, "print this"),
-    "h": (False, "print this"),
-}
+# The flags of each command with their defaults, whose types say how the flags are read.
+Flags = dict[str, str | int | float | bool]
+COMMON: Flags = {"app": "", "missing_component_timeout": 120.0, "v": "", "help": False, "h": False}
 FLAGS: dict[str, Flags] = {
-    "run": COMMON_FLAGS
-    | {
-        "service": ("", "the service that the process provides (default: none)"),
-        "app_port": (APP_PORT, "where the sidecar reaches the process (or KAR_APP_PORT)"),
-        "runtime_port": (0, "where the process reaches the sidecar (or KAR_RUNTIME_PORT)"),
-        "h2c": (False, "call the process over HTTP/2 without TLS, instead of HTTP/1.1"),
-    },
-    "rest": COMMON_FLAGS | {"content_type": ("application/json", "of the BODY")},
+    "run": COMMON | {"service": "", "app_port": 8080, "runtime_port": 0, "h2c": False},
+    "rest": COMMON | {"content_type": "application/json"},
 }
 
 
 class UsageError(Exception):
     """The arguments are wrong; str() is Go's message, which is printed before the usage."""
-
-
-class FatalError(Exception):
-    """kar cannot start; str() is the message after [FATAL]."""
 
 
 def main(arguments: list[str]) -> int:
@@ -76,20 +73,20 @@ def main(arguments: list[str]) -> int:
             print_text(f"{VERSION}\n", STDOUT)
             return 0
         if command in ("help", "-h", "--h", "-help", "--help"):
-            print_text(usage(), STDOUT)
+            print_text(USAGE, STDOUT)
             return 0
         if command not in FLAGS:
             raise UsageError("invalid command")
         options, others = parse(FLAGS[command], arguments[1:])
         if options.h or options.help:
-            print_text(usage(), STDOUT)
+            print_text(USAGE, STDOUT)
             return 0
         check_application(options.app)
         return asyncio.run(run(options, others) if command == "run" else rest(options, others))
     except UsageError as error:
-        print_text(f"{error}\n{usage()}", STDERR)
+        print_text(f"{error}\n{USAGE}", STDERR)
         return 2
-    except (FatalError, ProcessError, RegistryError) as error:
+    except FatalError as error:
         log("FATAL", str(error), STDOUT)
         return 1
 
@@ -102,9 +99,9 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
         loop.add_signal_handler(number, stop.set)
     for number in (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2):  # Go's programs go on
         loop.add_signal_handler(number, lambda: None)
-    app_port = port(options.app_port, "KAR_APP_PORT", APP_PORT)
+    app_port = port(options.app_port, 8080, "KAR_APP_PORT")
     registry = Registry(options.app)
-    listener = listen(port(options.runtime_port, "KAR_RUNTIME_PORT", 0))
+    listener = listen(port(options.runtime_port, 0, "KAR_RUNTIME_PORT"))
     environment = os.environ | {
         "KAR_RUNTIME_PORT": str(listener.getsockname()[1]),
         "KAR_APP_PORT": str(app_port),
@@ -112,10 +109,8 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
     }
     sidecar = Sidecar(Delivery(registry, options.missing_component_timeout))
     sidecar.start(listener)
-    registering = None
     if options.service:  # other components only make calls
         registry.register(options.service, app_port, options.h2c)
-        registering = asyncio.create_task(registry.keep_registered())
     status = 0
     try:
         if command:
@@ -123,8 +118,6 @@ async def run(options: SimpleNamespace, command: list[str]) -> int:
         else:
             await stop.wait()
     finally:
-        if registering:
-            registering.cancel()
         registry.unregister()
     await sidecar.finish_background_calls(stop)
     # Workaround: asyncio.run() would now cancel the requests in flight, for which Hypercorn can
@@ -158,17 +151,9 @@ async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
     return 0
 
 
-def usage() -> str:
-    lines = [USAGE]
-    for command, flags in FLAGS.items():
-        lines.append(f"Options of kar {command}:\n")
-        lines += [f"  -{name}\n        {text}\n" for name, (_, text) in flags.items()]
-    return "".join(lines)
-
-
 def parse(flags: Flags, arguments: list[str]) -> tuple[SimpleNamespace, list[str]]:
     """Return the values of the flags, and the arguments after them; raises UsageError."""
-    options = SimpleNamespace(**{name: default for name, (default, _) in flags.items()})
+    options = SimpleNamespace(**flags)
     remaining = list(arguments)
     while remaining and remaining[0].startswith("-") and remaining[0] != "-":
         argument = remaining.pop(0)
@@ -177,7 +162,7 @@ def parse(flags: Flags, arguments: list[str]) -> tuple[SimpleNamespace, list[str
         name, has_value, value = re.sub("^--?", "", argument).partition("=")
         if name not in flags:
             raise UsageError(f"flag provided but not defined: -{name}")
-        kind = type(flags[name][0])
+        kind = type(flags[name])
         if kind is bool and not has_value:
             value = "true"
         elif not has_value:
@@ -187,17 +172,14 @@ def parse(flags: Flags, arguments: list[str]) -> tuple[SimpleNamespace, list[str
         try:
             setattr(options, name, READERS[kind](value))
         except ValueError as error:
-            what = f'boolean value "{value}" for' if kind is bool else f'value "{value}" for flag'
-            raise UsageError(f"invalid {what} -{name}: parse error") from error
+            raise UsageError(f'invalid value "{value}" for flag -{name}: parse error') from error
     return options, remaining
 
 
 def boolean(text: str) -> bool:
-    if text in ("1", "t", "T", "true", "TRUE", "True"):
-        return True
-    if text in ("0", "f", "F", "false", "FALSE", "False"):
-        return False
-    raise ValueError(text)
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
 
 
 def integer(text: str) -> int:
@@ -225,12 +207,13 @@ def check_application(name: str) -> None:
         )
 
 
-def port(flag: int, variable: str, default: int) -> int:
+def port(flag: int, default: int, variable: str) -> int:
     """Return a port from its flag, or from an environment variable if the flag has its default."""
     number = flag
-    if flag == default and os.environ.get(variable):
+    value = os.environ.get(variable)
+    if value and flag == default:
         try:
-            number = integer(os.environ[variable])
+            number = integer(value)
         except ValueError as error:
             raise FatalError(f"error parsing {variable} as an integer") from error
     if not 0 <= number < 65536:

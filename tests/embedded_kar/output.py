@@ -18,6 +18,11 @@ ATOMIC = select.PIPE_BUF  # bytes that a pipe takes without blocking if it is wr
 NOTICE_DELAY = 5.0  # seconds after which kar logs what a call waits for
 POLL = 0.01  # seconds between two checks for room in a full pipe
 
+
+class FatalError(Exception):
+    """kar cannot go on; str() is the message after [FATAL]."""
+
+
 _stdout_lock = asyncio.Lock()  # a line of standard output is not interrupted by another
 
 

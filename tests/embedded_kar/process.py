@@ -4,17 +4,13 @@ import asyncio
 import resource
 from contextlib import suppress
 
-from .output import warn_once, write_lines
+from .output import FatalError, warn_once, write_lines
 
 MAX_LINE = 65_535  # bytes of the longest line that the real KAR can read
 PAUSE = 0.01  # seconds until output is read again, so that many short lines are read at once
 MAX_FILES = 10_240  # open at once, if the system allows so many
 FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)  # of the program that kar starts
 POLL = 0.01  # seconds between two looks at a process that has been killed
-
-
-class ProcessError(Exception):
-    """The process cannot be started; str() is the reason."""
 
 
 def raise_file_limit() -> None:
@@ -34,7 +30,7 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
 
     Like KAR, this waits until the output of the process is closed, which other processes that it
     has started may hold open. But when stop is set, the process is killed, and the exit status is
-    0. Raises ProcessError.
+    0. Raises FatalError.
     """
     pipe = asyncio.subprocess.PIPE
     try:
@@ -42,7 +38,7 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
             *command, env=environment, stdout=pipe, stderr=pipe, preexec_fn=_restore_file_limit
         )
     except OSError as error:
-        raise ProcessError(f"failed to start service: {command[0]}: {error.strerror}") from error
+        raise FatalError(f"failed to start service: {command[0]}: {error.strerror}") from error
     exiting = asyncio.create_task(_copy_until_exit(process))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([exiting, stopping], return_when=asyncio.FIRST_COMPLETED)

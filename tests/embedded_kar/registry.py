@@ -15,13 +15,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .output import FatalError
+
 REFRESH_PERIOD = 0.1  # seconds between two looks at the directory
 CHECK_PERIOD = 1.0  # seconds between two looks at the own file
 UNLOCKED_PREFIX = "."  # of the name of a file that its sidecar has not locked yet
-
-
-class RegistryError(Exception):
-    """The directory cannot be used; str() says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -44,44 +42,45 @@ class Registry:
     """The services of one application, as seen from one of its sidecars."""
 
     def __init__(self, application: str) -> None:
-        """Raise RegistryError if the directory cannot be used."""
+        """Raise FatalError if the directory cannot be used."""
         self.application = application
         self.directory = _runtime_directory()
         self._own_file = self.directory / uuid.uuid4().hex
-        self._own_replica: Replica | None = None
+        self._registering: asyncio.Task[None] | None = None
         self._replicas: list[Replica] = []
 
     def register(self, service: str, app_port: int, h2c: bool) -> None:
         """Make a service known until unregister(), or the exit of this process."""
-        self._own_replica = Replica(self._own_file.name, self.application, service, app_port, h2c)
-        self._write_own_file()
+        self.refresh()  # removes the files of crashed sidecars
+        replica = Replica(self._own_file.name, self.application, service, app_port, h2c)
+        self._write_file(replica)
+        self._registering = asyncio.create_task(self._stay_registered(replica))
 
-    async def keep_registered(self) -> None:
+    def unregister(self) -> None:
+        if self._registering:
+            self._registering.cancel()
+            self._own_file.unlink(missing_ok=True)
+
+    async def _stay_registered(self, replica: Replica) -> None:
         """Register the service again whenever somebody has removed its file."""
         while True:
             await asyncio.sleep(CHECK_PERIOD)
             if not self._own_file.exists():
-                with suppress(RegistryError):
-                    self._write_own_file()
+                with suppress(FatalError):
+                    self._write_file(replica)
 
-    def unregister(self) -> None:
-        self._own_file.unlink(missing_ok=True)
-
-    def _write_own_file(self) -> None:
-        assert self._own_replica
-        new_file = self.directory / (UNLOCKED_PREFIX + self._own_file.name)
+    def _write_file(self, replica: Replica) -> None:
+        new_file = self.directory / (UNLOCKED_PREFIX + replica.id)
         # The descriptor stays open, and children do not inherit it. So this process holds the lock.
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(new_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            os.write(descriptor, json.dumps(asdict(self._own_replica)).encode())
+            os.write(descriptor, json.dumps(asdict(replica)).encode())
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             new_file.rename(self._own_file)
         except OSError as error:
             new_file.unlink(missing_ok=True)
-            raise RegistryError(
-                f"{self.directory}: {error.strerror}; set XDG_RUNTIME_DIR"
-            ) from error
+            raise FatalError(f"{self.directory}: {error.strerror}; set XDG_RUNTIME_DIR") from error
 
     def replicas(self, service: str) -> list[Replica]:
         """Return the live replicas of a service."""
@@ -134,9 +133,9 @@ def _make_private_directory(path: Path) -> None:
         os.scandir(path).close()  # fails if it cannot be read
         status = path.lstat()
     except OSError as error:
-        raise RegistryError(f"{path}: {error.strerror}; set XDG_RUNTIME_DIR") from error
+        raise FatalError(f"{path}: {error.strerror}; set XDG_RUNTIME_DIR") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise RegistryError(
+        raise FatalError(
             f"{path} must be a directory, not a link, that only you can write to; "
             "set XDG_RUNTIME_DIR"
         )
