@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from pathlib import Path
 
 import pytest
 from support.kar import Kar
@@ -214,3 +215,18 @@ def test_rest_with_content_type_that_is_not_utf8(kar: Kar) -> None:
     process = rest(kar, "-content_type", "\udcff", "post", "echo", "x", "body")
     assert process.wait() == 0
     assert json.loads(process.stdout_lines()[0])["headers"]["content-type"] == "\ufffd"
+
+
+@pytest.mark.embedded_only
+def test_module_of_the_user_in_pythonpath(kar: Kar, tmp_path: Path) -> None:
+    (tmp_path / "h2.py").write_text("raise SystemExit('not this one')")
+    process = bare(kar, "version", PYTHONPATH=str(tmp_path))
+    assert (process.wait(), process.stderr_lines()) == (0, [])
+
+
+@pytest.mark.embedded_only
+def test_missing_packages_are_named(kar: Kar) -> None:
+    process = kar.processes.start("python", "-S", kar.path, "version")
+    assert process.wait() == 1
+    (line,) = process.stderr_lines()
+    assert line.endswith("pip install hypercorn 'httpx[http2]' h2 starlette")

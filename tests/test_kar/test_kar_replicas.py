@@ -8,7 +8,7 @@ from collections import Counter
 import httpx
 import psutil
 import pytest
-from support.http2 import async_http2_client
+from support.http2 import async_http2_client, http2_client
 from support.kar import Kar, Replica, Sidecar
 from support.processes import free_port, wait_until
 
@@ -149,6 +149,20 @@ def test_process_without_its_sidecar_gets_no_calls(kar: Kar) -> None:
     assert process.is_running()
     assert httpx.get(abandoned.url, trust_env=False).status_code == 200
     assert calls_by_port(sidecar, 20) == {replica.port: 20}
+
+
+@pytest.mark.slow
+@pytest.mark.embedded_only  # the response of the real KAR comes through the kar that was killed
+def test_error_of_a_process_without_its_kar_is_not_a_response(kar: Kar) -> None:
+    """It cannot print any more, so that a greeting fails, until the callers notice the crash."""
+    victim = kar.start_server(HELLO_DELAY="0")
+    kar.start_server(HELLO_DELAY="0")
+    sidecar = kar.start_sidecar()
+    with http2_client(sidecar.service_url("async-server")) as client:
+        client.post("/helloText", content="John")
+        victim.process.kill()
+        statuses = [client.post("/helloText", content="John").status_code for _ in range(30)]
+    assert statuses == [200] * 30
 
 
 @pytest.mark.slow
