@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     """Run kar with its arguments and return its exit status."""
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of callers that disconnect
     raise_file_limit()
-    # Open standard streams that are closed: another file would get their number.
+    # If a standard stream is closed, the next file or socket would take its place: open it.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

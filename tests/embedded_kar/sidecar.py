@@ -93,10 +93,10 @@ class Sidecar:
             log("ERROR", f"{call.get_name()}: kar was stopped, so the call may be lost")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond to a request when it has been read to its end.
+        """Read a request to its end, and only then respond.
 
-        Hypercorn breaks a connection, with all its calls, when data arrives for a request that
-        has its response (https://github.com/pgjones/hypercorn/issues/329).
+        Hypercorn closes the connection, with all its calls, when data arrives for a request that
+        has its response already (https://github.com/pgjones/hypercorn/issues/329).
         """
         if scope["type"] == "lifespan":  # nothing to do at startup and shutdown
             return
@@ -115,7 +115,7 @@ class Sidecar:
             await Response(status_code=503)(scope, receive, send)
             return
 
-        scope["app"] = self  # lets the router raise HTTPException instead of responding itself
+        scope["app"] = self  # without this, the router would respond to an unknown path itself
         scope["path"] = re.sub("^http://[^/]*", "", scope["path"])  # of a request to a proxy
         scope["state"] = {"body": bytes(body)}
         try:

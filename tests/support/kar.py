@@ -16,8 +16,8 @@ from support.processes import (
     wait_until,
 )
 
-# How long a program runs with which the real kar is started for a new application. It fails if the
-# program exits before its sidecar is connected, and sometimes at the first start.
+# The first starts of the real kar for a new application can fail. Each runs a program for so many
+# seconds, since kar also fails if its program exits before the sidecar is connected.
 START_SECONDS = (1.5, 1.5, 3, 6, 12)
 STARTS = 5
 PARTITIONS = 10  # of an application's topic: more than its processes, including those that crashed
@@ -60,11 +60,11 @@ class Kar:
     """A kar command and the application that its processes belong to."""
 
     def __init__(self, path: Path, processes: Processes, topics: "Topics | None" = None) -> None:
-        """Take the topics to create that of the application there; the embedded KAR has none."""
+        """Take the Kafka topics, in which the real KAR needs one for the application."""
         self.path = path
         self.is_embedded = path == EMBEDDED_KAR
-        # Seconds that a program must run for, so that kar passes on its exit status: the real one
-        # connects to Kafka first.
+        # Seconds after which the real kar is connected to Kafka. It passes on the exit status of a
+        # program only if that runs longer.
         self.lifetime = 0.1 if self.is_embedded else 3
         self.processes = processes
         self.topics = topics

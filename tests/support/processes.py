@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED_KAR = ROOT / "tests" / "bin" / "kar"
 TIMEOUT = 60.0  # seconds for a condition to become true: the real KAR can take long to settle
 
-# Variables of the user that must not decide how the programs behave. PYTHON is for all that begin
-# like this: with PYTHONUNBUFFERED, for example, a program need not flush what it prints.
+# Prefixes of variables that are removed, because they would change how the programs behave. With
+# PYTHONUNBUFFERED, for example, output would appear without being flushed.
 OWN_VARIABLES = ("KAR_APP_HOST", "KAR_APP_PORT", "KAR_RUNTIME_PORT", "HELLO_DELAY", "PYTHON")
 
 # Makes standard input the controlling terminal, then becomes the command.
