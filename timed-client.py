@@ -130,8 +130,8 @@ def print_summary(setting: str, results: list[Result]) -> None:
         latencies = sorted((result.completed - result.made) * 1000 for result in succeeded)
         p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
         print(
-            f"  latency in ms: min {latencies[0]:.1f}, p50 {p50:.1f}, p95 {p95:.1f}, "
-            f"max {latencies[-1]:.1f}"
+            f"  latency: min {latencies[0]:.1f}, p50 {p50:.1f}, p95 {p95:.1f}, "
+            f"max {latencies[-1]:.1f} ms"
         )
     failures = Counter(result.failure for result in results if result.failure)
     if failures:

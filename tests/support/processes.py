@@ -125,6 +125,12 @@ class Process:
         wait_until(lambda: not self.is_running(), f"the exit of {self.command}", timeout)
         return self.popen.wait()
 
+    def error_line(self) -> str:
+        """Wait for the exit with status 1 and return the only line on standard error."""
+        assert self.wait() == 1
+        (line,) = self.stderr_lines()
+        return line
+
     def send_signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 

@@ -7,27 +7,20 @@ from collections.abc import Callable
 import httpx
 import pytest
 from support.kar import Kar
-from support.processes import Process, Processes, free_port
+from support.processes import Processes, free_port
 
 import client
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
-def error_line(process: Process) -> str:
-    """Return the only line on standard error of a client that fails."""
-    assert process.wait() == 1
-    (line,) = process.stderr_lines()
-    return line
-
-
 def test_missing_sidecar_port(processes: Processes) -> None:
-    line = error_line(processes.start("python", "client.py"))
+    line = processes.start("python", "client.py").error_line()
     assert line == "client.py: KAR_RUNTIME_PORT is not set: start this program with kar run"
 
 
 def test_no_sidecar(processes: Processes) -> None:
-    line = error_line(processes.start("python", "client.py", KAR_RUNTIME_PORT=str(free_port())))
+    line = processes.start("python", "client.py", KAR_RUNTIME_PORT=str(free_port())).error_line()
     assert line.startswith("client.py: the connection to the sidecar failed (ConnectError(")
     assert line.endswith("is kar still running?")
 
@@ -71,7 +64,7 @@ def test_sidecar_killed_during_a_call(kar: Kar) -> None:
     process = kar.processes.start("python", "client.py", KAR_RUNTIME_PORT=str(sidecar.port))
     server.process.wait_for_line("HTTP version: 2")
     sidecar.process.kill()
-    assert "the connection to the sidecar failed" in error_line(process)
+    assert "the connection to the sidecar failed" in process.error_line()
 
 
 @pytest.mark.parametrize("script", ["client.py", "timed-client.py"])

@@ -168,8 +168,5 @@ def test_exit_status_of_a_failed_call(kar: Kar) -> None:
 
 
 def test_missing_sidecar_port(processes: Processes) -> None:
-    client = processes.start("python", "timed-client.py")
-    assert client.wait() == 1
-    assert client.stdout_lines() == []
-    (line,) = client.stderr_lines()
+    line = processes.start("python", "timed-client.py").error_line()
     assert line.startswith("timed-client.py: KAR_RUNTIME_PORT is not set: ")

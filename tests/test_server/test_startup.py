@@ -6,25 +6,18 @@ import httpx
 import psutil
 import pytest
 from support.http2 import http2_client
-from support.processes import Process, Processes, accepts_connections
+from support.processes import Processes, accepts_connections
 
 PERSON = {"name": "John", "surname": "Doe"}
 
 
-def error_line(process: Process) -> str:
-    """Return the only line on standard error of a server that could not start."""
-    assert process.wait() == 1
-    (line,) = process.stderr_lines()
-    return line
-
-
 def test_missing_port(processes: Processes) -> None:
-    line = error_line(processes.start("python", "server.py"))
+    line = processes.start("python", "server.py").error_line()
     assert line == "KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME"
 
 
 def test_invalid_delay(processes: Processes) -> None:
-    line = error_line(processes.start("python", "server.py", KAR_APP_PORT="1", HELLO_DELAY="x"))
+    line = processes.start("python", "server.py", KAR_APP_PORT="1", HELLO_DELAY="x").error_line()
     assert line == "HELLO_DELAY is not a number of seconds, such as 0.1"
 
 
@@ -33,7 +26,7 @@ def test_port_in_use(processes: Processes, host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         environment = {"KAR_APP_PORT": port, "KAR_APP_HOST": host}
-        line = error_line(processes.start("python", "server.py", **environment))
+        line = processes.start("python", "server.py", **environment).error_line()
     assert line.startswith("Address already in use")
     assert port in line
     assert line.endswith(": check KAR_APP_HOST and kar run -app_port")
