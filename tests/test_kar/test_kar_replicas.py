@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -158,11 +159,15 @@ def test_error_of_a_process_without_its_kar_is_not_a_response(kar: Kar) -> None:
     victim = kar.start_server(HELLO_DELAY="0")
     kar.start_server(HELLO_DELAY="0")
     sidecar = kar.start_sidecar()
-    with http2_client(sidecar.service_url("async-server")) as client:
-        client.post("/helloText", content="John")
+    with http2_client(sidecar.service_url("async-server")) as client, ThreadPoolExecutor() as pool:
+
+        def greet_200_times() -> list[int]:
+            return [client.post("/helloText", content="John").status_code for _ in range(200)]
+
+        calls = pool.submit(greet_200_times)
+        victim.process.wait_for_line("HTTP version: 2", 20)
         victim.process.kill()
-        statuses = [client.post("/helloText", content="John").status_code for _ in range(30)]
-    assert statuses == [200] * 30
+        assert calls.result() == [200] * 200
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """demo.py: its three acts, why it fails, and that it leaves nothing behind."""
 
-import itertools
 import re
 import shlex
 import signal
@@ -54,9 +53,8 @@ def test_demo_succeeds(kar: Kar) -> None:
     # The calls of the killed replica take their 3 s once more, from 2 s after their start.
     assert float(re.findall(r"Time = ([\d.]+) s", output(demo))[-1]) > 5
     timeline = re.findall("gather +([▁-█]+)", output(demo))[-1]
-    first_step, *others = itertools.groupby(timeline)
-    assert first_step[0] == "█"
-    assert 1 <= len(others) <= 4, timeline
+    assert "█" in timeline
+    assert "▂" <= timeline[len(timeline) * 3 // 4] <= "▆", timeline  # the second step
     assert max(map(len, demo.stdout_path.read_text().splitlines())) <= 100
 
 
