@@ -86,19 +86,34 @@ def test_upgrade_of_post_is_refused_over_h2c(h2c_echo: Service, protocol: bytes)
     )
 
 
-def test_upgrade_of_get_as_curl_sends_it_is_refused(h2c_echo: Service) -> None:
-    """Hypercorn accepts the upgrade itself, and responds over HTTP/2."""
-    seen = h2c_echo.requests_seen()
-    request = (
+def send_upgrade(service: Service) -> socket.socket:
+    """Send a GET request as curl --http2 does. Hypercorn accepts it, and responds over HTTP/2."""
+    connection = socket.create_connection(("127.0.0.1", service.sidecar.port), 10)
+    connection.sendall(
         b"GET /kar/v1/service/echo/call/upgrade HTTP/1.1\r\nHost: x\r\n"
         b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", h2c_echo.sidecar.port), 10) as connection:
-        connection.sendall(request)
+    return connection
+
+
+def test_upgrade_as_curl_sends_it_is_refused_over_h2c(h2c_echo: Service) -> None:
+    seen = h2c_echo.requests_seen()
+    with send_upgrade(h2c_echo):
         line = "GET /kar/v1/service/echo/call/upgrade: KAR cannot pass the header Upgrade on"
         h2c_echo.sidecar.process.wait_for_line(line)
     assert h2c_echo.requests_seen() == seen
+
+
+def test_upgrade_as_curl_sends_it_to_a_service_without_h2c(
+    echo_services: dict[str, Service],
+) -> None:
+    received = b""
+    with send_upgrade(echo_services["http1"]) as connection:
+        while b'"path":"/upgrade"' not in received:
+            data = connection.recv(65536)
+            assert data, received
+            received += data
 
 
 def test_websocket_is_refused(h2c_echo: Service) -> None:
