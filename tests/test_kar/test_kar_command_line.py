@@ -201,6 +201,16 @@ def test_rest_with_wrong_number_of_arguments(kar: Kar, arguments: list[str]) -> 
     assert fatal(kar.rest(*arguments)) == message
 
 
+@pytest.mark.embedded_only  # the real kar rest waits for longer than its timeout
+def test_rest_without_a_service_calls_no_component(kar: Kar) -> None:
+    port = str(free_port())
+    echo = kar.run("-app_port", port, "python", "tests/support/echo_service.py")
+    echo.wait_for_line("Running on")
+    process = rest(kar, "-missing_component_timeout", "500ms", "get", "", "x")
+    assert process.wait() == 1
+    assert "deadline expired" in process.stdout_lines()[0]
+
+
 @pytest.mark.parametrize("flag", ["-h2c", "-h2c=false"])
 def test_rest_with_invalid_method(kar: Kar, flag: str) -> None:
     kar.start_echo(flag)
