@@ -128,7 +128,8 @@ def print_summary(setting: str, results: list[Result]) -> None:
     print(f"  Time = {duration:.3f} s, {rate:.1f} calls/s, {in_flight:.1f} in flight on average")
     if succeeded:
         latencies = sorted((result.completed - result.made) * 1000 for result in succeeded)
-        p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
+        p50 = percentile(latencies, 0.5)
+        p95 = percentile(latencies, 0.95)
         print(
             f"  latency: min {latencies[0]:.1f}, p50 {p50:.1f}, p95 {p95:.1f}, "
             f"max {latencies[-1]:.1f} ms"
@@ -150,7 +151,7 @@ def print_timeline(measured: dict[str, list[Result]]) -> None:
         setting: [in_flight_at(results, results[0].made + moment) for moment in moments]
         for setting, results in measured.items()
     }
-    highest = max(max(row) for row in rows.values())
+    highest = max(max(row) for row in rows.values()) or 1
     print("calls in flight over time:")
     for setting, row in rows.items():
         bars = "".join(BARS[math.ceil(in_flight / highest * 8)] for in_flight in row)

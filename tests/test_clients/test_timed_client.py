@@ -117,6 +117,14 @@ def test_report_without_success(run_timed_client: Callable[..., Any]) -> None:
     assert not any("latency" in line for line in lines)
 
 
+def test_timeline_of_calls_that_fail_at_once(
+    timed_client: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = timed_client.Result(made=0.0, sent=1.0, completed=1.0, failure="ConnectError")
+    timed_client.print_timeline({"tasks": [result]})
+    assert "tasks" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_figures_are_those_of_the_service(kar: Kar) -> None:
     """Ten calls take 0.5 s and ten take 2 s, so p50 is that of the slowest short one."""
