@@ -33,10 +33,12 @@ def pytest_report_header() -> str:
     return "kar: embedded only; set KAR=/path/to/kar to run the same tests on the real KAR as well"
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Select the tests for each KAR, and keep those together that share services.
 
-    Tests of the real KAR that only the embedded one can pass are deselected.
+    Tests of the real KAR that only the embedded one can pass are deselected. Slow tests run first,
+    so that at the end no worker is left with one.
     """
 
     def needs_embedded_kar(item: pytest.Item) -> bool:
@@ -49,10 +51,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if not needs_embedded_kar(item)]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
-        if isinstance(item, pytest.Function) and "module_kar" in item.fixturenames:
+        if isinstance(item, pytest.Function) and "module_processes" in item.fixturenames:
             # One worker of pytest-xdist runs them, so that their services are started only once.
-            kar_path = item.callspec.params["kar_path"]
+            kar_path = item.callspec.params["kar_path"] if "kar_path" in item.fixturenames else None
             item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{kar_path}"))
 
 
@@ -86,13 +89,17 @@ def kar(kar_path: Path, processes: Processes, topics: Topics | None) -> Kar:
 
 
 @pytest.fixture(scope="module")
-def module_kar(
-    kar_path: Path, tmp_path_factory: pytest.TempPathFactory, topics: Topics | None
-) -> Iterator[Kar]:
-    """A kar for all tests of a module, which start nothing that disturbs another."""
+def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Processes for all tests of a module, which start nothing that disturbs another."""
     processes = Processes(tmp_path_factory.mktemp("module"))
-    yield Kar(kar_path, processes, topics)
+    yield processes
     processes.end()
+
+
+@pytest.fixture(scope="module")
+def module_kar(kar_path: Path, module_processes: Processes, topics: Topics | None) -> Kar:
+    """A kar for all tests of a module."""
+    return Kar(kar_path, module_processes, topics)
 
 
 @pytest.fixture(scope="session")
