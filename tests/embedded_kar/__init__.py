@@ -6,7 +6,8 @@ How a call travels from one component of an application to another:
                                  |               |
                               registry          h2c
 
-- cli: reads the command line. For kar run, it starts a sidecar and the process of the component.
+- cli: reads the command line.
+- commands: kar run, which starts a sidecar and the process of the component, and kar rest.
 - process: starts the command of the component, copies its output, and determines the exit status.
 - sidecar: the HTTP API that the process of the component calls.
 - registry: knows the live sidecars of the application, which find each other in a directory.

@@ -1,4 +1,4 @@
-"""How Go, the language of KAR, reads and writes text: UTF-8, JSON, URLs and durations."""
+"""How Go, the language of KAR, reads and writes text: UTF-8, JSON, URLs, numbers and durations."""
 
 import json
 import re
@@ -53,6 +53,13 @@ def encode_path(path: str) -> str:
     if not VALID_PATH.fullmatch(path):
         path = quote(unquote_to_bytes(path), safe="/$&+,:;=@")
     return path + question_mark + quote(query, safe="%/$&+,:;=@!'()*[]?")
+
+
+def integer(text: str) -> int:
+    """Return a whole number in decimal digits; raises ValueError."""
+    if not re.fullmatch("[+-]?[0-9]+", text):  # int() also accepts blanks and underscores
+        raise ValueError("parse error")
+    return int(text)
 
 
 def duration(text: str) -> float:

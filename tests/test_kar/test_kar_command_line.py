@@ -236,7 +236,7 @@ def test_module_of_the_user_in_pythonpath(kar: Kar, tmp_path: Path) -> None:
 
 @pytest.mark.embedded_only
 def test_missing_packages_are_named(kar: Kar) -> None:
-    process = kar.processes.start("python", "-S", kar.path, "version")
+    process = kar.processes.start("python", "-S", kar.path, "run", "-app", "x", "true")
     assert process.wait() == 1
     (line,) = process.stderr_lines()
     assert line.endswith("pip install hypercorn 'httpx[http2]' h2 starlette")
