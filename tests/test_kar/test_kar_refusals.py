@@ -7,13 +7,13 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from support.http2 import async_http2_client, http2_client
-from support.kar import Kar, Replica, Sidecar
+from support.kar import Kar, Sidecar
 from support.kar_service import Service
 from support.processes import free_port, wait_until
 
@@ -213,18 +213,27 @@ def test_response_just_below_the_limit_is_passed_on(echo: Service) -> None:
     assert (response.status_code, len(response.content)) == (200, 998_900)
 
 
-def start_breaking_service(kar: Kar) -> tuple[Replica, Sidecar]:
+@pytest.fixture(scope="module")
+def sidecar(module_kar: Kar) -> Sidecar:
+    """A sidecar through which the tests below call services that go wrong."""
+    return module_kar.start_sidecar()
+
+
+@pytest.fixture
+def breaking(module_kar: Kar, sidecar: Sidecar) -> Iterator[Service]:
+    """The service of breaking_service.py, with connections of the test's own."""
     command = ("python", "tests/support/breaking_service.py")
-    return kar.start_replica("breaking", "-h2c", *command), kar.start_sidecar()
+    replica = module_kar.start_replica("breaking", "-h2c", *command)
+    yield Service(module_kar, replica, sidecar, h2c=True)
+    replica.process.end_session()
 
 
-def test_post_is_refused_if_a_living_service_breaks_its_connection(kar: Kar) -> None:
-    replica, sidecar = start_breaking_service(kar)
-    with http2_client() as client:
-        response = client.post(sidecar.service_url("breaking") + "/abort/1", content="x")
+def test_post_is_refused_if_a_living_service_breaks_its_connection(breaking: Service) -> None:
+    response = breaking.call("POST", "/abort/1", body=b"x")
     assert (response.status_code, "without its body" in response.text) == (501, True)
-    replica.process.wait_for_line("[STDOUT] POST /abort/1")
-    assert replica.process.stdout_lines().count("[STDOUT] POST /abort/1 x") == 1
+    process = breaking.replica.process
+    process.wait_for_line("[STDOUT] POST /abort/1")
+    assert process.stdout_lines().count("[STDOUT] POST /abort/1 x") == 1
 
 
 @pytest.mark.slow
@@ -249,51 +258,43 @@ def test_post_is_refused_if_a_shell_outlives_its_service(kar: Kar) -> None:
 
 
 @pytest.mark.slow
-def test_requests_without_a_body_are_repeated(kar: Kar) -> None:
-    replica, sidecar = start_breaking_service(kar)
-    with http2_client() as client:
-        for method in ("GET", "POST"):
-            path = f"/abort/2/{method}"
-            response = client.request(method, sidecar.service_url("breaking") + path)
-            assert (response.status_code, response.text) == (200, "3")
+def test_requests_without_a_body_are_repeated(breaking: Service) -> None:
+    for method in ("GET", "POST"):
+        response = breaking.call(method, f"/abort/2/{method}")
+        assert (response.status_code, response.text) == (200, "3")
 
 
 @pytest.mark.slow
-def test_get_is_refused_if_it_breaks_each_connection(kar: Kar) -> None:
-    _, sidecar = start_breaking_service(kar)
-    with http2_client() as client:
-        response = client.get(sidecar.service_url("breaking") + "/abort/999")
+def test_get_is_refused_if_it_breaks_each_connection(breaking: Service) -> None:
+    response = breaking.call("GET", "/abort/999")
     assert response.status_code == 501
     assert "broke the connection" in response.text
 
 
 @pytest.mark.parametrize("path", ["/refuse/2", "/goaway/2"])
-def test_refused_stream_is_repeated_with_its_body(kar: Kar, path: str) -> None:
-    replica, sidecar = start_breaking_service(kar)
-    with http2_client() as client:
-        response = client.post(sidecar.service_url("breaking") + path, content="x")
+def test_refused_stream_is_repeated_with_its_body(breaking: Service, path: str) -> None:
+    response = breaking.call("POST", path, body=b"x")
     assert (response.status_code, response.text) == (200, "3")
-    replica.process.wait_for_line(f"[STDOUT] POST {path} x", count=3)
+    breaking.replica.process.wait_for_line(f"[STDOUT] POST {path} x", count=3)
 
 
-def test_refused_stream_after_a_redirect_repeats_only_the_last_request(kar: Kar) -> None:
-    replica, sidecar = start_breaking_service(kar)
-    with http2_client() as client:
-        response = client.post(sidecar.service_url("breaking") + "/redirect/0", content="x")
+def test_refused_stream_after_a_redirect_repeats_only_the_last_request(breaking: Service) -> None:
+    response = breaking.call("POST", "/redirect/0", body=b"x")
     assert (response.status_code, response.text) == (200, "2")
-    replica.process.wait_for_line("[STDOUT] POST /refuse/1 x", count=2)
-    assert replica.process.stdout_lines().count("[STDOUT] POST /redirect/0 x") == 1
+    process = breaking.replica.process
+    process.wait_for_line("[STDOUT] POST /refuse/1 x", count=2)
+    assert process.stdout_lines().count("[STDOUT] POST /redirect/0 x") == 1
 
 
-def test_reset_during_a_body_does_not_break_other_calls(kar: Kar) -> None:
-    replica, sidecar = start_breaking_service(kar)
-    url = sidecar.service_url("breaking")
+def test_reset_during_a_body_does_not_break_other_calls(breaking: Service) -> None:
+    process = breaking.replica.process
+    url = breaking.sidecar.service_url("breaking")
 
     async def call_next_to_a_reset() -> tuple[httpx.Response, httpx.Response]:
         # httpx stalls if it sends a large body next to another request on one connection.
         async with async_http2_client() as client, async_http2_client() as other_client:
             waiting = asyncio.create_task(client.post(url + "/wait/0", content="x"))
-            await asyncio.to_thread(replica.process.wait_for_line, "waiting")
+            await asyncio.to_thread(process.wait_for_line, "waiting")
             reset = await other_client.post(url + "/reset/0", content="x" * 100_000)
             return await waiting, reset
 
@@ -302,24 +303,23 @@ def test_reset_during_a_body_does_not_break_other_calls(kar: Kar) -> None:
     assert reset.status_code == 501
 
 
-def test_responses_before_the_whole_body_do_not_use_up_a_connection(kar: Kar) -> None:
-    _, sidecar = start_breaking_service(kar)
-    url = sidecar.service_url("breaking") + "/early/0"
+def test_responses_before_the_whole_body_do_not_use_up_a_connection(breaking: Service) -> None:
+    url = breaking.sidecar.service_url("breaking") + "/early/0"
     with http2_client() as client:
         statuses = [client.post(url, content="x" * 100_000).status_code for _ in range(120)]
     assert statuses == [200] * 120
 
 
-def test_malformed_response_does_not_fail_other_calls(kar: Kar) -> None:
-    replica, sidecar = start_breaking_service(kar)
-    url = sidecar.service_url("breaking")
+def test_malformed_response_does_not_fail_other_calls(breaking: Service) -> None:
+    process = breaking.replica.process
+    url = breaking.sidecar.service_url("breaking")
 
     async def call_next_to_a_malformed_response() -> tuple[httpx.Response, list[httpx.Response]]:
         async with async_http2_client() as client:
             others = [
                 asyncio.create_task(client.post(f"{url}/slow/0", content="x")) for _ in range(5)
             ]
-            await asyncio.to_thread(replica.process.wait_for_line, "POST /slow/0 x", 5)
+            await asyncio.to_thread(process.wait_for_line, "POST /slow/0 x", 5)
             malformed = await client.post(f"{url}/malformed/0", content="x")
             return malformed, await asyncio.gather(*others)
 
@@ -328,28 +328,24 @@ def test_malformed_response_does_not_fail_other_calls(kar: Kar) -> None:
     assert [(response.status_code, response.text) for response in others] == [(200, "late")] * 5
 
 
-def test_response_after_goaway_is_passed_on(kar: Kar) -> None:
-    replica, sidecar = start_breaking_service(kar)
-    with http2_client() as client:
-        response = client.post(sidecar.service_url("breaking") + "/drain/0", content="x")
+def test_response_after_goaway_is_passed_on(breaking: Service) -> None:
+    response = breaking.call("POST", "/drain/0", body=b"x")
     assert (response.status_code, response.text) == (200, "late")
-    assert replica.process.stdout_lines().count("[STDOUT] POST /drain/0 x") == 1
+    assert breaking.replica.process.stdout_lines().count("[STDOUT] POST /drain/0 x") == 1
 
 
-def test_response_is_refused_before_its_end_if_it_is_too_large(kar: Kar) -> None:
-    _, sidecar = start_breaking_service(kar)
-    with http2_client() as client:
-        response = client.get(sidecar.service_url("breaking") + "/endless/1100000")
+def test_response_is_refused_before_its_end_if_it_is_too_large(breaking: Service) -> None:
+    response = breaking.call("GET", "/endless/1100000")
     assert (response.status_code, "would exit" in response.text) == (501, True)
 
 
 @pytest.mark.slow
-def test_response_without_an_end_is_reported(kar: Kar) -> None:
-    _, sidecar = start_breaking_service(kar)
+def test_response_without_an_end_is_reported(breaking: Service) -> None:
+    process = breaking.sidecar.process
     with http2_client(timeout=1) as client, pytest.raises(httpx.ReadTimeout):
-        client.get(sidecar.service_url("breaking") + "/endless/0")
+        client.get(breaking.sidecar.service_url("breaking") + "/endless/0")
     line = "the body of a response does not end"
-    wait_until(lambda: sidecar.process.has_written(line), line)
+    wait_until(lambda: process.has_written(line), line)
 
 
 RAW_RESPONSES = {
@@ -361,8 +357,9 @@ RAW_RESPONSES = {
 }
 
 
-def call_raw_service(kar: Kar, response: bytes, *flags: str) -> httpx.Response:
-    """Call a service that sends some bytes to its first caller and keeps the connection open."""
+@contextlib.contextmanager
+def raw_service(kar: Kar, response: bytes, *flags: str) -> Iterator[None]:
+    """Provide the service raw, which sends some bytes to a caller and does not disconnect."""
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
 
         def serve() -> None:
@@ -374,21 +371,26 @@ def call_raw_service(kar: Kar, response: bytes, *flags: str) -> httpx.Response:
         thread = threading.Thread(target=serve)
         thread.start()
         port = str(listener.getsockname()[1])
-        kar.run("-service", "raw", "-app_port", port, *flags, "sleep", "1000").child()
-        with http2_client() as client:
-            result = client.post(kar.start_sidecar().service_url("raw") + "/", content="x")
+        process = kar.run("-service", "raw", "-app_port", port, *flags, "sleep", "1000")
+        process.child()
+        yield
         thread.join()
-        return result
+        process.end_session()
 
 
 @pytest.mark.parametrize(("response", "reason"), RAW_RESPONSES.values(), ids=RAW_RESPONSES)
-def test_unusable_response_over_http1_is_refused(kar: Kar, response: bytes, reason: str) -> None:
-    result = call_raw_service(kar, response)
+def test_unusable_response_over_http1_is_refused(
+    module_kar: Kar, sidecar: Sidecar, response: bytes, reason: str
+) -> None:
+    with raw_service(module_kar, response), http2_client() as client:
+        result = client.post(sidecar.service_url("raw") + "/", content="x")
     assert (result.status_code, reason in result.text) == (501, True), result.text
 
 
-def test_http1_service_with_h2c_is_refused(kar: Kar) -> None:
-    result = call_raw_service(kar, b"HTTP/1.1 400 Bad Request\r\n\r\n", "-h2c")
+def test_http1_service_with_h2c_is_refused(module_kar: Kar, sidecar: Sidecar) -> None:
+    response = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    with raw_service(module_kar, response, "-h2c"), http2_client() as client:
+        result = client.post(sidecar.service_url("raw") + "/", content="x")
     assert (result.status_code, "leave out -h2c" in result.text) == (501, True)
 
 

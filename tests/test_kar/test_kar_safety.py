@@ -9,17 +9,23 @@ import socket
 import time
 
 import h2.connection
-import httpx
 import psutil
 import pytest
 from support.http2 import http2_client, send_next_to_greetings
-from support.kar import Kar
+from support.kar import Kar, Sidecar
 from support.processes import Process, free_port, wait_until
 
 pytestmark = pytest.mark.embedded_only
 CALL = "/kar/v1/service/async-server/call/"
 GREETING = CALL + "helloText"
 OK = [200] * 50
+
+
+@pytest.fixture(scope="module")
+def greeter(module_kar: Kar) -> Sidecar:
+    """A sidecar through which a server.py can be called."""
+    module_kar.start_server(HELLO_DELAY="0.5")
+    return module_kar.start_sidecar()
 
 
 def fatal(process: Process) -> str:
@@ -91,7 +97,7 @@ def test_runtime_directory_with_other_files(kar: Kar) -> None:
     """They are removed, since no process holds them; a directory, a pipe and a link stay."""
     directory = kar.processes.directory / "embedded-kar"
     directory.mkdir(mode=0o700)
-    dead = {"app": kar.app, "service": "async-server", "app_port": free_port(), "h2c": True}
+    dead = {"app": kar.app, "service": "echo", "app_port": free_port(), "h2c": True}
     contents = [b"", b"{", b"\xff" * 100_000, b"[]", b'{"app": 1}', b"null"]
     for number, content in enumerate([*contents, json.dumps(dead).encode()]):
         (directory / str(number)).write_bytes(content)
@@ -100,9 +106,9 @@ def test_runtime_directory_with_other_files(kar: Kar) -> None:
     (directory / "link").symlink_to(outside)
     (directory / "directory").mkdir()
     os.mkfifo(directory / "pipe")
-    kar.start_server(HELLO_DELAY="0")
-    client = kar.run("-h2c", "python", "client.py")
-    assert client.wait() == 0
+    kar.start_echo("-h2c")
+    with http2_client(kar.start_sidecar().service_url("echo")) as client:
+        assert client.get("/").status_code == 200
     kept = {path.name for path in directory.iterdir()}
     assert len(kept - {"link", "directory", "pipe"}) == 1  # the server's
     assert outside.read_text() == "mine"
@@ -113,7 +119,7 @@ def test_locked_file_with_invalid_content(kar: Kar) -> None:
     directory = kar.processes.directory / "embedded-kar"
     directory.mkdir(mode=0o700)
     (directory / "nested").write_text("[" * 100_000)
-    port_of_nobody = {"app": kar.app, "service": "async-server", "app_port": -1, "h2c": True}
+    port_of_nobody = {"app": kar.app, "service": "echo", "app_port": -1, "h2c": True}
     with (
         (directory / "a").open("w") as first,
         (directory / "b").open("w") as second,
@@ -123,8 +129,9 @@ def test_locked_file_with_invalid_content(kar: Kar) -> None:
         first.flush()
         for file in (first, second, nested):
             fcntl.flock(file, fcntl.LOCK_EX)
-        kar.start_server(HELLO_DELAY="0")
-        assert kar.run("-h2c", "python", "client.py").wait() == 0
+        kar.start_echo("-h2c")
+        with http2_client(kar.start_sidecar().service_url("echo")) as client:
+            assert client.get("/").status_code == 200
         assert {"a", "b", "nested"} <= {path.name for path in directory.iterdir()}
 
 
@@ -156,9 +163,8 @@ def test_idle_sidecar_sleeps(kar: Kar) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["//127.0.0.2//b", "http://127.0.0.2/", "@127.0.0.2"])
-def test_path_never_leads_to_another_host(kar: Kar, path: str) -> None:
-    kar.start_server(HELLO_DELAY="0")
-    with http2_client(kar.start_sidecar().url) as client:
+def test_path_never_leads_to_another_host(greeter: Sidecar, path: str) -> None:
+    with http2_client(greeter.url) as client:
         response = client.get("/", extensions={"target": (CALL + path).encode()})
         assert response.status_code == 404
         assert response.json()["detail"] == "Not Found"
@@ -179,39 +185,30 @@ def test_proxy_in_the_environment_is_ignored(kar: Kar) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["POST", "TRACE"])
 @pytest.mark.parametrize("path", ["/kar/v1/nope", "/kar/v1/system/health", "/kar/v1/await"])
-def test_early_response_next_to_50_greetings(kar: Kar, method: str, path: str) -> None:
+def test_early_response_next_to_50_greetings(greeter: Sidecar, method: str, path: str) -> None:
     """Hypercorn breaks a connection when data comes for a request that already has its response."""
-    kar.start_server(HELLO_DELAY="0.5")
-    url = kar.start_sidecar().url
-    _, greetings = send_next_to_greetings(url, GREETING, method, path, b"x" * 100_000)
+    _, greetings = send_next_to_greetings(greeter.url, GREETING, method, path, b"x" * 100_000)
     assert greetings == OK
 
 
 @pytest.mark.slow
-def test_too_large_body_next_to_50_greetings(kar: Kar) -> None:
-    kar.start_server(HELLO_DELAY="0.5")
-    url = kar.start_sidecar().url
+def test_too_large_body_next_to_50_greetings(greeter: Sidecar) -> None:
     body = b"x" * 3 * 1024 * 1024
-    assert send_next_to_greetings(url, GREETING, "POST", GREETING, body) == (500, OK)
+    assert send_next_to_greetings(greeter.url, GREETING, "POST", GREETING, body) == (500, OK)
 
 
 @pytest.mark.slow
-def test_large_body_next_to_50_greetings(kar: Kar) -> None:
+def test_large_body_next_to_50_greetings(greeter: Sidecar) -> None:
     """The service refuses the body, on the connection that carries its greetings."""
-    kar.start_server(HELLO_DELAY="0.5")
-    url = kar.start_sidecar().url
     body = b"x" * 900_000
-    assert send_next_to_greetings(url, GREETING, "POST", GREETING, body) == (422, OK)
+    assert send_next_to_greetings(greeter.url, GREETING, "POST", GREETING, body) == (422, OK)
 
 
 @pytest.mark.slow
-def test_500_invalid_requests(kar: Kar) -> None:
-    kar.start_server(HELLO_DELAY="0")
-    sidecar = kar.start_sidecar().url
-    url = httpx.URL(sidecar)
+def test_500_invalid_requests(greeter: Sidecar) -> None:
     chance = random.Random(0)
     for number in range(500):
-        with socket.create_connection((url.host, url.port), 10) as sock:
+        with socket.create_connection(("127.0.0.1", greeter.port), 10) as sock:
             sock.sendall(nonsense(chance, number))
             if chance.random() < 0.3:
                 sock.settimeout(0.05)
@@ -220,7 +217,7 @@ def test_500_invalid_requests(kar: Kar) -> None:
             if chance.random() < 0.3:  # reset instead of a polite end
                 linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    with http2_client(sidecar) as client:
+    with http2_client(greeter.url) as client:
         assert client.get("/kar/v1/system/health").text == "OK"
         assert client.get(CALL + "health").json() == {"message": "I am healthy"}
 

@@ -117,16 +117,22 @@ def assert_shown_output(process: Process, expected: list[str]) -> None:
     assert re.fullmatch("".join(parts), text), text
 
 
+@pytest.fixture(scope="module")
+def terminal_with_server(module_kar: Kar, tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    terminal = Terminal(module_kar, tmp_path_factory.mktemp("bin"))
+    terminal.start(START_SERVER).wait_for_line("Running on")
+    return terminal
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", console_commands(README), ids=lambda command: command.text)
-def test_command_next_to_a_server(terminal: Terminal, command: Command) -> None:
+def test_command_next_to_a_server(terminal_with_server: Terminal, command: Command) -> None:
     curl = shutil.which("curl")
     if command.text.startswith("curl") and (
         curl is None or b"HTTP2" not in subprocess.run([curl, "-V"], capture_output=True).stdout
     ):
         pytest.skip("this machine has no curl with HTTP/2")
-    terminal.start(START_SERVER).wait_for_line("Running on")
-    process = terminal.start(command.text)
+    process = terminal_with_server.start(command.text)
     assert process.wait() == 0, process.stderr_lines()
     assert_shown_output(process, command.output)
 

@@ -1,14 +1,13 @@
 """What run() of server.py does for connections that carry many calls, and for odd requests."""
 
-import asyncio
 import contextlib
 import threading
+import time
 
-import httpx
 import pytest
-from support.http2 import FrameConnection, async_http2_client, http2_client, send_next_to_greetings
+from support.http2 import FrameConnection, http2_client, send_next_to_greetings
 from support.kar import Kar
-from support.processes import Processes, free_port
+from support.processes import Processes, Server, free_port
 
 from server import MAX_BODY_SIZE
 
@@ -16,33 +15,32 @@ IDLE_SECONDS = 6  # Hypercorn's default closes a connection after 5
 PERSON = {"name": "John", "surname": "Doe"}
 
 
+@pytest.fixture(scope="module")
+def server(module_processes: Processes) -> Server:
+    """A server.py without kar."""
+    return module_processes.start_server(HELLO_DELAY="0.5")
+
+
 @pytest.mark.slow
 def test_3000_calls_over_one_connection(processes: Processes) -> None:
     """Hypercorn's defaults would close it after 1,000 requests, and after some idle seconds."""
     server = processes.start_server(HELLO_DELAY="0")
-    connections = set()
-    surnames = iter(range(3000))
+    with FrameConnection(server.url) as connection:
 
-    async def greet(client: httpx.AsyncClient, surname: int) -> None:
-        person = {"name": "John", "surname": str(surname)}
-        response = await client.post("helloJson", json=person)
-        assert response.json() == {"message": f"Hello John {surname}"}
-        stream = response.extensions["network_stream"]
-        connections.add(stream.get_extra_info("client_addr"))
+        def greet(*surnames: int) -> None:
+            streams = {
+                connection.open_stream("POST", "/helloText", body=b"%d" % surname): surname
+                for surname in surnames
+            }
+            connection.flush()
+            connection.wait_for(*streams)
+            for stream, surname in streams.items():
+                assert connection.bodies[stream] == b'"Hello %d"' % surname
 
-    async def greet_in_turn(client: httpx.AsyncClient) -> None:
-        for surname in surnames:
-            await greet(client, surname)
-
-    async def greet_with_50_in_flight() -> None:
-        limits = httpx.Limits(keepalive_expiry=60)
-        async with async_http2_client(server.url, limits=limits) as client:
-            await asyncio.gather(*[greet_in_turn(client) for _ in range(50)])
-            await asyncio.sleep(IDLE_SECONDS)
-            await greet(client, 3000)
-
-    asyncio.run(greet_with_50_in_flight())
-    assert len(connections) == 1
+        for first in range(0, 3000, 50):
+            greet(*range(first, first + 50))
+        time.sleep(IDLE_SECONDS)
+        greet(3000)
 
 
 REFUSED = {
@@ -54,10 +52,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_request_next_to_50_greetings(processes: Processes, case: str) -> None:
+def test_refused_request_next_to_50_greetings(server: Server, case: str) -> None:
     """Without ReadRequestFirst the connection would be closed with all its greetings."""
     method, path, body, expected_status = REFUSED[case]
-    server = processes.start_server(HELLO_DELAY="0.5")
     status, greetings = send_next_to_greetings(server.url, "/helloText", method, path, body)
     assert status == expected_status
     assert greetings == [200] * 50
@@ -122,9 +119,8 @@ def request_without_reading(url: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", [reset_streams, request_without_reading])
-def test_other_calls_during_an_attack(processes: Processes, attack: object) -> None:
+def test_other_calls_during_an_attack(server: Server, attack: object) -> None:
     assert callable(attack)
-    server = processes.start_server(HELLO_DELAY="0")
     attacker = threading.Thread(target=attack, args=[server.url])
     with http2_client(server.url) as client:
         attacker.start()
