@@ -16,7 +16,8 @@ def install(requirements: str) -> None:
     """Install a file of requirements in .venv, which is made again for another Python version."""
     if not _is_of_this_python():
         run_step("making .venv", sys.executable, "-m", "venv", "--clear", str(VENV))
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Compiling each module that a package has would take longer than the first imports do.
+    pip = [PYTHON, "-m", "pip", "install", "--no-compile", "--quiet", "--disable-pip-version-check"]
     run_step(f"installing {requirements}", *pip, "-r", requirements)
 
 
