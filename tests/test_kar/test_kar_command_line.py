@@ -139,9 +139,7 @@ def test_help_exits_0(kar: Kar, arguments: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "value", ["0", "300ms", "1.5h", "1h30m", "+2m", "-1s", ".5s", "1us", "2µs"]
-)
+@pytest.mark.parametrize("value", ["0", "300ms", "1.5h30m", "+.5s", "-1us", "2µs"])
 def test_run_accepts_durations(kar: Kar, value: str) -> None:
     process = kar.run("-missing_component_timeout", value, "sleep", str(kar.lifetime))
     assert (process.wait(), process.stderr_lines()) == (0, [])

@@ -132,7 +132,7 @@ def test_process_inherits_directory_environment_and_group(kar: Kar) -> None:
     assert process.stdout_lines()[0].endswith(" x y True")
 
 
-@pytest.mark.parametrize("status", [0, 1, 7, 255])
+@pytest.mark.parametrize("status", [0, 7])
 def test_exit_status_is_passed_on(kar: Kar, status: int) -> None:
     assert kar.run("sh", "-c", f"sleep {kar.lifetime}; exit {status}").wait() == status
 
@@ -186,7 +186,7 @@ ASYNCIO_SLEEP = [
 def test_ctrl_c_is_silent(kar: Kar, command: list[str]) -> None:
     """The terminal sends SIGINT to kar and to the process, which exits of it or is killed."""
     arguments = ["run", "-app", kar.app, *command, str(kar.lifetime)]
-    for _ in range(3):
+    for _ in range(2):
         process = kar.processes.start_in_terminal(kar.path, *arguments)
         process.wait_for_line("ready")
         process.press_ctrl_c()
@@ -199,7 +199,7 @@ def test_ctrl_c_is_silent(kar: Kar, command: list[str]) -> None:
 @pytest.mark.parametrize("handling", ["exec sleep 1000", "trap exit TERM; while :; do :; done"])
 def test_signal_to_the_whole_group_is_silent(kar: Kar, handling: str) -> None:
     """The command timeout sends SIGTERM to kar and to the process."""
-    for _ in range(3):
+    for _ in range(2):
         process = kar.run("sh", "-c", f"sleep {kar.lifetime}; echo ready; {handling}")
         process.wait_for_line("ready")
         os.killpg(process.pid, signal.SIGTERM)
@@ -320,13 +320,13 @@ def test_signal_does_not_wait_for_the_output(kar: Kar) -> None:
     psutil.Process(int(process.stdout_lines()[0].split()[1])).kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2])
-def test_other_signals_do_not_stop_kar(kar: Kar, number: signal.Signals) -> None:
+def test_other_signals_do_not_stop_kar(kar: Kar) -> None:
     """Its program does not inherit that."""
     process = kar.run("sh", "-c", f"sleep {kar.lifetime}; echo ready; exec sleep 1000")
     process.wait_for_line("ready")
-    process.send_signal(number)
-    process.child().send_signal(number)
+    for number in (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2):
+        process.send_signal(number)
+    process.child().send_signal(signal.SIGUSR1)
     assert (process.wait(), process.stderr_lines()) == (0, [])
 
 

@@ -97,8 +97,15 @@ def crash(replica: Replica, part: str) -> psutil.Process:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["process", "both", "sidecar"])
-@pytest.mark.parametrize("other_replica", ["running", "started later"])
+@pytest.mark.parametrize(
+    ("part", "other_replica"),
+    [
+        ("process", "running"),
+        ("both", "running"),
+        ("sidecar", "running"),
+        ("both", "started later"),
+    ],
+)
 def test_calls_in_flight_when_a_replica_crashes(kar: Kar, part: str, other_replica: str) -> None:
     replica = kar.start_echo("-h2c")
     sidecar = kar.start_sidecar()

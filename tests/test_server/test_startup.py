@@ -8,12 +8,16 @@ import pytest
 from support.http2 import http2_client
 from support.processes import Processes, accepts_connections
 
+import server
+
 PERSON = {"name": "John", "surname": "Doe"}
 
 
-def test_missing_port(processes: Processes) -> None:
-    line = processes.start("python", "server.py").error_line()
-    assert line == "KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME"
+def test_missing_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAR_APP_PORT", raising=False)
+    message = "KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME"
+    with pytest.raises(SystemExit, match=message):
+        server.run(server.app)
 
 
 def test_invalid_delay(processes: Processes) -> None:
@@ -22,14 +26,14 @@ def test_invalid_delay(processes: Processes) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1"])
-def test_port_in_use(processes: Processes, host: str) -> None:
+def test_port_in_use(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("KAR_APP_HOST", host)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
-        environment = {"KAR_APP_PORT": port, "KAR_APP_HOST": host}
-        line = processes.start("python", "server.py", **environment).error_line()
-    assert line.startswith("Address already in use")
-    assert port in line
-    assert line.endswith(": check KAR_APP_HOST and kar run -app_port")
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("KAR_APP_PORT", str(port))
+        message = f"Address already in use.*{port}.*: check KAR_APP_HOST and kar run -app_port"
+        with pytest.raises(SystemExit, match=message):
+            server.run(server.app)
 
 
 def test_importing_starts_nothing(processes: Processes) -> None:
@@ -41,19 +45,19 @@ def test_importing_starts_nothing(processes: Processes) -> None:
 
 @pytest.mark.parametrize(("host", "address"), [("", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
 def test_listens_on_the_host(processes: Processes, host: str, address: str) -> None:
-    server = processes.start_server(KAR_APP_HOST=host)
-    connections = psutil.Process(server.process.pid).net_connections()
+    started = processes.start_server(KAR_APP_HOST=host)
+    connections = psutil.Process(started.process.pid).net_connections()
     assert {each.laddr.ip for each in connections if each.status == "LISTEN"} == {address}
-    assert accepts_connections(server.port)
+    assert accepts_connections(started.port)
 
 
 def test_each_greeting_prints_its_http_version(processes: Processes) -> None:
-    server = processes.start_server(HELLO_DELAY="0")
-    with http2_client(server.url) as client:
+    started = processes.start_server(HELLO_DELAY="0")
+    with http2_client(started.url) as client:
         assert client.post("helloJson", json=PERSON).http_version == "HTTP/2"
         client.get("health")
-    response = httpx.post(f"{server.url}/helloText", content="John Doe", trust_env=False)
+    response = httpx.post(f"{started.url}/helloText", content="John Doe", trust_env=False)
     assert response.http_version == "HTTP/1.1"
-    assert server.process.stdout_lines() == ["HTTP version: 2", "HTTP version: 1.1"]
-    (line,) = server.process.stderr_lines()
+    assert started.process.stdout_lines() == ["HTTP version: 2", "HTTP version: 1.1"]
+    (line,) = started.process.stderr_lines()
     assert "Running on" in line
