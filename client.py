@@ -44,8 +44,8 @@ def message_of(response: httpx.Response) -> str:
 def sidecar_client(service: str) -> httpx.AsyncClient:
     """Return an httpx client for a service of this application.
 
-    Start paths with a slash: httpx takes "items:search" for a URL with a scheme. Raises ValueError
-    if KAR_RUNTIME_PORT is not set.
+    Start paths with a slash: without one, httpx reads "items:search" as a URL with the scheme
+    "items". Raises ValueError if KAR_RUNTIME_PORT is not set.
     """
     port = os.environ.get("KAR_RUNTIME_PORT")
     if not port:
@@ -55,18 +55,18 @@ def sidecar_client(service: str) -> httpx.AsyncClient:
         transport=OneRequestPerConnection(),
         # KAR treats each body as text, which damages a compressed one.
         headers={"Accept-Encoding": "identity"},
-        # Seconds of silence. KAR needed 19 s in a test to repeat a call on another machine.
+        # Seconds without data. In a test, KAR took 19 s to repeat a call on another machine.
         timeout=30,
     )
 
 
 class OneRequestPerConnection(httpx.AsyncBaseTransport):
-    """httpx transport that sends no two requests over one HTTP/2 connection at the same time.
+    """httpx transport that sends one request at a time over each HTTP/2 connection.
 
-    Workaround: httpx sends all requests over one HTTP/2 connection, and there a fast response can
-    arrive as late as a slow one, a large request stalls the others, and the timeout of one request
-    fails all. A cancelled request is never reset, so after 100 of them each new one fails. Replace
-    this class by httpx's own transport when that is fixed:
+    Workaround: httpx sends all requests at once over a single connection. There, a fast response
+    can arrive as late as a slow one, a large request stalls the others, and if one request times
+    out, all of them fail. Cancelled requests stay open, so that after 100 of them each new one
+    fails. Use the transport of httpx itself when these problems are fixed:
     https://github.com/encode/httpcore/issues/1022
     """
 
@@ -82,14 +82,14 @@ class OneRequestPerConnection(httpx.AsyncBaseTransport):
         try:
             response = await connection.handle_async_request(request)
             content = b"".join([part async for part in response.aiter_raw()])
-        except BaseException:  # a cancellation, too
+        except BaseException:  # also if the call is cancelled
             await connection.aclose()
             raise
         if len(self.idle) < MAX_IDLE:
             self.idle.append(connection)
         else:
             await connection.aclose()
-        # The client reads this like any response, and measures the time that it took.
+        # The stream of the first response has been read, so the client gets another one.
         return httpx.Response(
             response.status_code,
             headers=response.headers,

@@ -60,8 +60,8 @@ async def health() -> Greeting:
 
 @app.exception_handler(RequestValidationError)
 async def report_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    # FastAPI's own handler repeats the input. If that has a NaN, a lone surrogate or bytes that are
-    # not UTF-8, the response cannot be encoded, and the 422 becomes a 500.
+    # FastAPI's own handler repeats the input. If the input has a NaN, a lone surrogate or bytes
+    # that are not UTF-8, the response cannot be encoded, and the 422 becomes a 500.
     details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
     return JSONResponse({"detail": details}, status_code=422)
 
@@ -72,15 +72,15 @@ async def simulate_work(request: Request) -> None:
     await asyncio.sleep(HELLO_DELAY)
 
 
-MAX_BODY_SIZE = 1_000_000  # bytes, against direct callers: KAR delivers no larger request
+MAX_BODY_SIZE = 1_000_000  # bytes; KAR delivers no more, but a direct caller could send more
 
 
 def run(app: ASGIApp) -> None:
     """Serve an application on KAR_APP_PORT, where the sidecar calls it.
 
     There is no graceful shutdown, and the cleanup of a lifespan does not run: SIGTERM and SIGINT
-    terminate the process at once, and kar itself uses SIGKILL. KAR repeats the calls that were in
-    flight in a process that has exited. It loses calls if a running process closes a connection.
+    terminate the process at once, and kar itself uses SIGKILL. KAR repeats the unfinished calls of
+    a process that has exited, but it loses calls if a running process closes a connection.
     """
     host = os.environ.get("KAR_APP_HOST") or "127.0.0.1"
     port = os.environ.get("KAR_APP_PORT")
@@ -94,8 +94,8 @@ def run(app: ASGIApp) -> None:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
-    # loses a POST that arrives at that moment. The time is not unlimited, because Hypercorn also
-    # keeps the file descriptor of a connection that its client has closed for so long.
+    # loses a POST that arrives at that moment. The time has a limit, because it is also how long
+    # Hypercorn keeps the file descriptor of a connection that its client has closed.
     config.keep_alive_max_requests = sys.maxsize
     config.keep_alive_timeout = 3600
     # Let SIGINT terminate the process as SIGTERM does. Hypercorn handles neither of them when it
@@ -109,11 +109,11 @@ def run(app: ASGIApp) -> None:
 async def exit_with_kar() -> None:
     """Terminate this process when its sidecar has exited, so that it does not keep the port.
 
-    kar kills this process when it is stopped, but not when it crashes.
+    A kar that is stopped kills this process, but one that crashes leaves it running.
     """
     port = os.environ.get("KAR_RUNTIME_PORT")
     if not port:  # started without kar
-        await asyncio.Event().wait()
+        await asyncio.Event().wait()  # forever
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -131,10 +131,10 @@ class ReadRequestFirst:
 
     Workaround: Hypercorn closes the connection, with all its requests, when body data arrives for
     a request that already has its response, such as a 404. It also stops reading a connection
-    while an application leaves ten messages of one request unread. KAR delivers each request as a
-    whole, so waiting for its end costs nothing. app.add_middleware() would not do, because FastAPI
-    sends some responses from outside of its middleware. Remove this class when this is fixed:
-    https://github.com/pgjones/hypercorn/issues/329
+    while ten parts of one request's body are unread. KAR delivers each request as a whole, so
+    waiting for its end costs nothing. app.add_middleware() would not do, because FastAPI sends
+    some responses from outside of its middleware. The first problem is reported, and this class
+    can go when Hypercorn has fixed both: https://github.com/pgjones/hypercorn/issues/329
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -157,10 +157,10 @@ class ReadRequestFirst:
             detail = f"The request body is larger than {MAX_BODY_SIZE} bytes"
             await JSONResponse({"detail": detail}, status_code=413)(scope, receive, send)
             return
-        request = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
+        messages = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def receive_request() -> Message:
-            return next(request, None) or await receive()
+            return messages.pop() if messages else await receive()
 
         await self.app(scope, receive_request, send)
 

@@ -2,7 +2,7 @@
 
     kar run -h2c -app hello-async python timed-client.py
 
-The three settings come first. Below them are measuring, reporting and the command line.
+The three settings come first, then measuring, reporting and the command line.
 """
 
 import argparse
@@ -34,10 +34,10 @@ async def gather(call: Call, calls: int) -> None:
 
 
 async def tasks(call: Call, calls: int) -> None:
-    """Make each call a task of a group, which awaits them all at its end.
+    """Make each call a task in a group, which waits for all its tasks at the end.
 
     If a task fails, the group cancels the others, whereas gather lets them go on. Here no task
-    fails: it records the failure of its call.
+    fails, because timed_call() records the failure of a call.
     """
     async with asyncio.TaskGroup() as group:
         for number in range(calls):
@@ -53,7 +53,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 class Result:
     """One call, with times in seconds of time.perf_counter().
 
-    made is when the setting made the call, and sent is when a slot was free for it.
+    made is when the setting asked for the call, and sent is when a slot was free for it.
     """
 
     made: float
@@ -89,7 +89,7 @@ async def measure(
         results.append(result)
         return timed_call(service, free_slots, number, result)
 
-    # Wait until the server has started, and open the connections, so that they are not measured.
+    # Wait for the server, and open the connections, before anything is measured.
     await asyncio.gather(*[service.get("/health") for _ in range(min(concurrency, MAX_IDLE))])
     await SETTINGS[setting](call, calls)
     return results
@@ -107,7 +107,7 @@ async def timed_call(
             response.raise_for_status()
             result.http_version = response.http_version
             if message_of(response) != f"Hello John Doe {number}":
-                raise ValueError("another message")
+                raise ValueError("the greeting of another call")
         except httpx.HTTPStatusError as error:
             result.failure = f"status {error.response.status_code}"
         except httpx.RequestError as error:
@@ -118,7 +118,7 @@ async def timed_call(
 
 
 def print_summary(setting: str, results: list[Result]) -> None:
-    """Print the summary of a setting; its rate and latencies are of successful calls."""
+    """Print the summary of a setting; its rate and latencies leave out failed calls."""
     succeeded = [result for result in results if not result.failure]
     versions = {result.http_version for result in succeeded}
     duration = duration_of(results)
@@ -141,7 +141,7 @@ def print_summary(setting: str, results: list[Result]) -> None:
 
 
 def print_timeline(measured: dict[str, list[Result]]) -> None:
-    """Print a row of bars for each setting, whose height is the number of calls in flight.
+    """Print a row of bars for each setting; the higher a bar, the more calls are in flight.
 
     All rows have the same scale, and the last line is their common time axis.
     """
