@@ -67,7 +67,7 @@ async def report_invalid_request(request: Request, error: RequestValidationError
 
 
 async def simulate_work(request: Request) -> None:
-    # Python buffers standard output when it is a pipe, as under kar. Flush to show each line now.
+    # Under kar, standard output is a pipe, which Python buffers: flush each line.
     print("HTTP version:", request.scope["http_version"], flush=True)
     await asyncio.sleep(HELLO_DELAY)
 
@@ -79,8 +79,9 @@ def run(app: ASGIApp) -> None:
     """Serve an application on KAR_APP_PORT, where the sidecar calls it.
 
     There is no graceful shutdown, and the cleanup of a lifespan does not run: SIGTERM and SIGINT
-    terminate the process at once, and kar itself uses SIGKILL. KAR repeats the unfinished calls of
-    a process that has exited, but it loses calls if a running process closes a connection.
+    terminate the process at once, and kar itself uses SIGKILL. No calls are lost, because KAR
+    repeats the calls of a process that has exited. It can lose a call if the process closes the
+    connection and goes on running, as in a graceful shutdown.
     """
     host = os.environ.get("KAR_APP_HOST") or "127.0.0.1"
     port = os.environ.get("KAR_APP_PORT")
@@ -94,12 +95,12 @@ def run(app: ASGIApp) -> None:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
-    # loses a POST that arrives at that moment. The time has a limit, because it is also how long
-    # Hypercorn keeps the file descriptor of a connection that its client has closed.
+    # loses a POST that arrives at that moment. The timeout is not infinite, because Hypercorn keeps
+    # the file descriptor of a client that has disconnected until the timeout has passed.
     config.keep_alive_max_requests = sys.maxsize
     config.keep_alive_timeout = 3600
-    # Let SIGINT terminate the process as SIGTERM does. Hypercorn handles neither of them when it
-    # has a shutdown_trigger.
+    # Let SIGINT terminate the process as SIGTERM does. With a shutdown_trigger, Hypercorn handles
+    # neither of them.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Hypercorn and Starlette have different types for the same ASGI application.
     application = cast(Framework, ReadRequestFirst(app))
@@ -132,7 +133,7 @@ class ReadRequestFirst:
     Workaround: Hypercorn closes the connection, with all its requests, when body data arrives for
     a request that already has its response, such as a 404. It also stops reading a connection
     while ten parts of one request's body are unread. KAR delivers each request as a whole, so
-    waiting for its end costs nothing. app.add_middleware() would not do, because FastAPI sends
+    waiting for its end costs nothing. app.add_middleware() would not help, as FastAPI sends
     some responses from outside of its middleware. The first problem is reported, and this class
     can go when Hypercorn has fixed both: https://github.com/pgjones/hypercorn/issues/329
     """
@@ -157,10 +158,10 @@ class ReadRequestFirst:
             detail = f"The request body is larger than {MAX_BODY_SIZE} bytes"
             await JSONResponse({"detail": detail}, status_code=413)(scope, receive, send)
             return
-        messages = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        unread = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def receive_request() -> Message:
-            return messages.pop() if messages else await receive()
+            return unread.pop() if unread else await receive()
 
         await self.app(scope, receive_request, send)
 

@@ -22,25 +22,25 @@ from client import MAX_IDLE, describe, message_of, sidecar_client
 Call = Callable[[int], Coroutine[None, None, None]]
 
 
-async def sequential(call: Call, calls: int) -> None:
+async def sequential(call: Call, count: int) -> None:
     """Await each call before the next one starts."""
-    for number in range(calls):
+    for number in range(count):
         await call(number)
 
 
-async def gather(call: Call, calls: int) -> None:
+async def gather(call: Call, count: int) -> None:
     """Run all calls at once and await them together."""
-    await asyncio.gather(*[call(number) for number in range(calls)])
+    await asyncio.gather(*[call(number) for number in range(count)])
 
 
-async def tasks(call: Call, calls: int) -> None:
+async def tasks(call: Call, count: int) -> None:
     """Make each call a task in a group, which waits for all its tasks at the end.
 
     If a task fails, the group cancels the others, whereas gather lets them go on. Here no task
     fails, because timed_call() records the failure of a call.
     """
     async with asyncio.TaskGroup() as group:
-        for number in range(calls):
+        for number in range(count):
             group.create_task(call(number))
 
 
@@ -51,9 +51,9 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 @dataclass
 class Result:
-    """One call, with times in seconds of time.perf_counter().
+    """One call, with the seconds that time.perf_counter() had counted at three moments.
 
-    made is when the setting asked for the call, and sent is when a slot was free for it.
+    made is when call() was called, and sent is when a slot was free for the request.
     """
 
     made: float
@@ -77,21 +77,21 @@ async def run(options: argparse.Namespace) -> bool:
 
 
 async def measure(
-    service: httpx.AsyncClient, setting: str, calls: int, concurrency: int
+    service: httpx.AsyncClient, setting: str, count: int, concurrency: int
 ) -> list[Result]:
     """Make the calls of a setting, and return their results."""
     results = []
     free_slots = asyncio.Semaphore(concurrency)
 
     def call(number: int) -> Coroutine[None, None, None]:
-        # Note the time here: with gather and tasks, the coroutine starts to run later.
+        # Take the time here: with gather and tasks, the coroutine starts to run later.
         result = Result(made=time.perf_counter())
         results.append(result)
         return timed_call(service, free_slots, number, result)
 
     # Wait for the server, and open the connections, before anything is measured.
     await asyncio.gather(*[service.get("/health") for _ in range(min(concurrency, MAX_IDLE))])
-    await SETTINGS[setting](call, calls)
+    await SETTINGS[setting](call, count)
     return results
 
 
@@ -107,7 +107,7 @@ async def timed_call(
             response.raise_for_status()
             result.http_version = response.http_version
             if message_of(response) != f"Hello John Doe {number}":
-                raise ValueError("the greeting of another call")
+                raise ValueError  # the greeting of another call
         except httpx.HTTPStatusError as error:
             result.failure = f"status {error.response.status_code}"
         except httpx.RequestError as error:

@@ -31,7 +31,7 @@ START_REPLICA = (
 )
 RUN_CLIENT = "kar run -h2c -app hello-async python client.py"
 START_OWN_SERVICE = "kar run -h2c -app my-app -service dictionary python dictionary.py"
-START_OWN_CLIENT = "kar run -app my-app python translate.py"
+START_OWN_CLIENT = "kar run -h2c -app my-app python translate.py"
 STARTED = (START_SERVER, START_REPLICA, RUN_CLIENT, START_OWN_SERVICE, START_OWN_CLIENT)
 
 
