@@ -69,11 +69,11 @@ def test_report_of_three_settings(run_timed_client: Callable[..., Any]) -> None:
     one_by_one, *at_once = summaries.values()
     assert one_by_one["Time"] >= 1.2
     for summary in at_once:
-        assert 0.2 <= summary["Time"] < 0.6
+        assert 0.2 <= summary["Time"] < one_by_one["Time"] / 2
     assert lines[9] == "calls in flight over time:"
     bars = {line[:11].strip(): line[11:] for line in lines[10:13]}
     assert set(bars["sequential"]) <= {"▂", " "}  # 1 of 6, and moments between two calls
-    assert bars["gather"].startswith("█")
+    assert "█" in bars["gather"]
     assert len(bars["gather"]) < len(bars["sequential"]) / 2
 
 
