@@ -2,12 +2,12 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from support.kar import Kar
-from support.processes import Processes, free_port
+from support.processes import TIMEOUT, Processes, free_port
 
 import client
 
@@ -57,23 +57,29 @@ def test_unusable_response(monkeypatch: pytest.MonkeyPatch, handler: Handler, me
     assert client.describe(error.value) == message
 
 
-@pytest.mark.slow
-def test_sidecar_killed_during_a_call(kar: Kar) -> None:
-    server = kar.start_server(HELLO_DELAY="1000")
-    sidecar = kar.start_sidecar()
-    process = kar.processes.start("python", "client.py", KAR_RUNTIME_PORT=str(sidecar.port))
-    server.process.wait_for_line("HTTP version: 2")
-    sidecar.process.kill()
+@pytest.fixture
+def sidecar() -> Iterator[socket.socket]:
+    """A socket that accepts calls as a sidecar does, and never responds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(TIMEOUT)
+        yield listener
+
+
+def test_sidecar_killed_during_a_call(processes: Processes, sidecar: socket.socket) -> None:
+    port = str(sidecar.getsockname()[1])
+    process = processes.start("python", "client.py", KAR_RUNTIME_PORT=port)
+    connection, _ = sidecar.accept()
+    connection.recv(65536)
+    connection.close()
     assert "the connection to the sidecar failed" in process.error_line()
 
 
 @pytest.mark.parametrize("script", ["client.py", "timed-client.py"])
-def test_interrupt_is_silent(kar: Kar, script: str) -> None:
-    kar.start_server(HELLO_DELAY="1000")
-    process = kar.run("-h2c", "python", script)
-    server_line = "HTTP version: 2"
-    kar.processes.started[-2].wait_for_line(server_line)
-    process.child().send_signal(signal.SIGINT)
-    assert process.wait() == 0  # kar's status when a signal has terminated its process
+def test_interrupt_is_silent(processes: Processes, sidecar: socket.socket, script: str) -> None:
+    port = str(sidecar.getsockname()[1])
+    process = processes.start("python", script, KAR_RUNTIME_PORT=port)
+    with sidecar.accept()[0]:
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == -signal.SIGINT
     assert process.stdout_lines() == []
     assert process.stderr_lines() == []

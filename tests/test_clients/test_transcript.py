@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.kar import Kar
-from support.processes import ROOT, wait_until
+from support.processes import ROOT
 
 TRANSCRIPT = [
     "[STDOUT] HTTP/2",
@@ -19,23 +19,16 @@ CLIENT = ["-h2c", "python", "client.py"]
 LOG_LINE = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[STD(OUT|ERR)\] .*"
 
 
-def test_client_after_server(kar: Kar) -> None:
-    server = kar.start_server(HELLO_DELAY="0")
-    client = kar.run(*CLIENT)
-    assert client.wait() == 0
-    assert client.stdout_lines() == TRANSCRIPT
-    wait_until(lambda: server.greetings() == 2, "a line of the server for each greeting")
-    for process in (client, server.process):
-        for line in process.stdout_path.read_text().splitlines():
-            assert re.fullmatch(LOG_LINE, line)
-
-
 def test_client_before_server(kar: Kar) -> None:
     client = kar.run(*CLIENT)
     client.child()
-    kar.start_server(HELLO_DELAY="0")
+    server = kar.start_server(HELLO_DELAY="0")
     assert client.wait() == 0
     assert client.stdout_lines() == TRANSCRIPT
+    server.process.wait_for_line("[STDOUT] HTTP version: 2", 2)
+    for process in (client, server.process):
+        for line in process.stdout_path.read_text().splitlines():
+            assert re.fullmatch(LOG_LINE, line)
 
 
 def test_server_without_h2c(kar: Kar) -> None:

@@ -83,8 +83,8 @@ def test_output_does_not_fill_the_memory(kar: Kar) -> None:
     program = (
         "import sys\n"
         "print('early', flush=True); sys.stdin.readline()\n"
-        "for number in range(200_000): print(number)\n"
-        "for _ in range(50): sys.stdout.write('x' * 1024 * 1024)\n"
+        "for number in range(100_000): print(number)\n"
+        "for _ in range(30): sys.stdout.write('x' * 1024 * 1024)\n"
         "print('\\nlate', flush=True); sys.stdin.readline()\n"
     )
     process = python(kar, program)
@@ -98,7 +98,7 @@ def test_output_does_not_fill_the_memory(kar: Kar) -> None:
     assert process.wait() == 0
     assert sizes[1] - sizes[0] < 5 * 1024 * 1024
     numbers = [int(line[9:]) for line in process.stdout_lines() if line[9:].isdigit()]
-    assert numbers == list(range(200_000))
+    assert numbers == list(range(100_000))
 
 
 def test_more_connections_than_the_soft_limit_of_open_files(kar: Kar) -> None:

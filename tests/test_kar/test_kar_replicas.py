@@ -178,15 +178,17 @@ def test_error_of_a_process_without_its_kar_is_not_a_response(kar: Kar) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("http2", [True, False])
-def test_call_whose_caller_has_disconnected(kar: Kar, http2: bool) -> None:
+def test_call_whose_caller_has_disconnected(kar: Kar) -> None:
     sidecar = kar.start_sidecar()
-    with (
-        pytest.raises(httpx.ReadTimeout),
-        httpx.Client(http1=not http2, http2=http2, trust_env=False, timeout=1) as client,
-    ):
-        client.post(sidecar.service_url("echo") + "/late")
-    kar.start_echo("-h2c").process.wait_for_line("[STDOUT] POST /late")
+    for http2 in (True, False):
+        with (
+            pytest.raises(httpx.ReadTimeout),
+            httpx.Client(http1=not http2, http2=http2, trust_env=False, timeout=1) as client,
+        ):
+            client.post(sidecar.service_url("echo") + f"/late/{http2}")
+    echo = kar.start_echo("-h2c")
+    for http2 in (True, False):
+        echo.process.wait_for_line(f"[STDOUT] POST /late/{http2}")
 
 
 ASYNC_CALL = """

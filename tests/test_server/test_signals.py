@@ -12,7 +12,7 @@ from support.processes import Processes, accepts_connections, free_port, wait_un
 
 from client import sidecar_client
 
-CALLS = 200
+CALLS = 100
 IN_FLIGHT = 50
 SIGNALS = {
     "SIGTERM to a server": (signal.SIGTERM, "server"),

@@ -36,13 +36,6 @@ def test_port_in_use(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
             server.run(server.app)
 
 
-def test_importing_starts_nothing(processes: Processes) -> None:
-    process = processes.start("python", "-c", "from server import app, run")
-    assert process.wait() == 0
-    assert process.stdout_lines() == []
-    assert process.stderr_lines() == []
-
-
 @pytest.mark.parametrize(("host", "address"), [("", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
 def test_listens_on_the_host(processes: Processes, host: str, address: str) -> None:
     started = processes.start_server(KAR_APP_HOST=host)
