@@ -79,7 +79,7 @@ def test_call_before_its_service_exists(kar: Kar) -> None:
 @pytest.mark.slow
 def test_call_before_its_service_listens(kar: Kar) -> None:
     port = free_port()
-    command = "sleep 5; exec python tests/support/echo_service.py"
+    command = "sleep 2; exec python tests/support/echo_service.py"
     flags = ["-h2c", "-service", "echo", "-app_port", str(port)]
     kar.run(*flags, "sh", "-c", command).child()
     assert calls_by_port(kar.start_sidecar(), 3) == {port: 3}
