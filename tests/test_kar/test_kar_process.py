@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,6 +20,11 @@ from support.processes import Process, accepts_connections, free_port, wait_unti
 
 def python(kar: Kar, program: str, **environment: str) -> Process:
     return kar.run(sys.executable, "-c", program, **environment)
+
+
+def quoted(kar: Kar) -> str:
+    """Return the path of kar for a line of shell."""
+    return shlex.quote(str(kar.path))
 
 
 def stamped(process: Process) -> list[bytes]:
@@ -105,7 +111,7 @@ def test_more_connections_than_the_soft_limit_of_open_files(kar: Kar) -> None:
     """kar raises the limit for itself, but not for its program."""
     port = free_port()
     arguments = f"run -app {kar.app} -runtime_port {port} sh -c 'ulimit -Sn; exec sleep 1000'"
-    process = kar.processes.start("sh", "-c", f"ulimit -Sn 100; exec {kar.path} {arguments}")
+    process = kar.processes.start("sh", "-c", f"ulimit -Sn 100; exec {quoted(kar)} {arguments}")
     process.wait_for_line("[STDOUT] 100")
     for _ in range(200):
         with http2_client(f"http://127.0.0.1:{port}") as client:
@@ -232,7 +238,7 @@ def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
 
 def test_closed_standard_output_does_not_stop_kar(kar: Kar) -> None:
     program = f"echo lost; sleep {kar.lifetime}"
-    command = f"exec {kar.path} run -app {kar.app} sh -c '{program}' >&-"
+    command = f"exec {quoted(kar)} run -app {kar.app} sh -c '{program}' >&-"
     process = kar.processes.start("sh", "-c", command)
     assert (process.wait(), process.stderr_lines()) == (0, [])
 
@@ -240,14 +246,16 @@ def test_closed_standard_output_does_not_stop_kar(kar: Kar) -> None:
 @pytest.mark.embedded_only
 def test_closed_standard_input_is_empty_for_the_program(kar: Kar) -> None:
     """If it were closed for the program, too, cat would fail, or read another file."""
-    command = f"exec {kar.path} run -app {kar.app} sh -c 'cat; echo end' <&-"
+    command = f"exec {quoted(kar)} run -app {kar.app} sh -c 'cat; echo end' <&-"
     process = kar.processes.start("sh", "-c", command)
     assert (process.wait(), process.stdout_lines()) == (0, ["[STDOUT] end"])
 
 
 @pytest.mark.embedded_only
 def test_full_disk_does_not_stop_the_component(kar: Kar) -> None:
-    command = f"{kar.path} run -app {kar.app} sh -c 'echo lost; echo lost >&2; exit 7' >/dev/full"
+    command = (
+        f"{quoted(kar)} run -app {kar.app} sh -c 'echo lost; echo lost >&2; exit 7' >/dev/full"
+    )
     process = kar.processes.start("sh", "-c", f"{command}; echo $? >&2")
     process.wait()
     assert process.stderr_lines() == ["7"]

@@ -149,8 +149,11 @@ def test_file_of_a_service_that_is_removed_comes_back(kar: Kar) -> None:
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root can read all directories")
 def test_runtime_directory_that_cannot_be_read(kar: Kar) -> None:
-    (kar.processes.directory / "embedded-kar").mkdir(mode=0o300)
-    assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
+    directory = kar.processes.directory / "embedded-kar"
+    directory.mkdir(mode=0o300)
+    message = fatal(kar.run("true"))
+    directory.chmod(0o700)  # pytest could not remove it otherwise
+    assert "XDG_RUNTIME_DIR" in message
 
 
 def test_idle_sidecar_sleeps(kar: Kar) -> None:
