@@ -46,7 +46,7 @@ async def tasks(call: Call, count: int) -> None:
 
 SETTINGS = {"sequential": sequential, "gather": gather, "tasks": tasks}
 TIMELINE_WIDTH = 52  # characters
-BARS = " ▁▂▃▄▅▆▇█"
+LEVELS = " .:-=+*#@"  # of the timeline, from no calls in flight to the most
 
 
 @dataclass
@@ -89,7 +89,8 @@ async def measure(
         results.append(result)
         return timed_call(service, free_slots, number, result)
 
-    # Wait for the server, and open the connections, before anything is measured.
+    # Before anything is measured, wait for the server and open the connections that the client
+    # keeps. With more calls in flight than that, the time to open the others is measured.
     await asyncio.gather(*[service.get("/health") for _ in range(min(concurrency, MAX_IDLE))])
     await SETTINGS[setting](call, count)
     return results
@@ -137,11 +138,13 @@ def print_summary(setting: str, results: list[Result]) -> None:
     failures = Counter(result.failure for result in results if result.failure)
     if failures:
         print("  failed:", ", ".join(f"{count} {kind}" for kind, count in failures.items()))
+    if "ConnectError" in failures:
+        print("  Each call in flight needs a connection. If ulimit -n is too low for that, use -c.")
     sys.stdout.flush()
 
 
 def print_timeline(measured: dict[str, list[Result]]) -> None:
-    """Print a row of bars for each setting; the higher a bar, the more calls are in flight.
+    """Print a row for each setting; the denser a character, the more calls are in flight.
 
     All rows have the same scale, and the last line is their common time axis.
     """
@@ -154,8 +157,8 @@ def print_timeline(measured: dict[str, list[Result]]) -> None:
     highest = max(max(row) for row in rows.values()) or 1
     print("calls in flight over time:")
     for setting, row in rows.items():
-        bars = "".join(BARS[math.ceil(in_flight / highest * 8)] for in_flight in row)
-        print(f"{setting:11}{bars.rstrip()}")
+        levels = "".join(LEVELS[math.ceil(in_flight / highest * 8)] for in_flight in row)
+        print(f"{setting:11}{levels.rstrip()}")
     end = f"{longest:.2f} s"
     print(" " * 11 + "0 s" + end.rjust(TIMELINE_WIDTH - 3))
 

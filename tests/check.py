@@ -3,6 +3,9 @@
 import os
 import signal
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # Python does not if PYTHONSAFEPATH is set
 
 from environment import PYTHON, install, run_step
 

@@ -21,9 +21,9 @@ if REAL_KAR:
 def pytest_configure(config: pytest.Config) -> None:
     if REAL_KAR and not os.access(REAL_KAR, os.X_OK):
         raise pytest.UsageError(f"KAR={REAL_KAR} is not an executable file")
-    # SIGTERM ends the processes of running tests, as Ctrl-C does. A shell lets its background
-    # processes ignore Ctrl-C, and their children inherit that.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGTERM and SIGHUP end the processes of running tests, as Ctrl-C does. A shell lets its
+    # background processes ignore Ctrl-C, and their children inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
 

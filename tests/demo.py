@@ -5,7 +5,6 @@ other server of the application hello-async should run: it would get some of the
 """
 
 import argparse
-import contextlib
 import itertools
 import os
 import shutil
@@ -13,13 +12,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).parent))  # Python does not if PYTHONSAFEPATH is set
 
 from environment import PYTHON, install
 from support.processes import EMBEDDED_KAR, Process, Processes, free_port, wait_until
 
 CALLS = 100
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTS = 5  # a real KAR can fail to start when the application is new
 
 
@@ -62,14 +65,20 @@ class Stage:
     def __init__(self, kar: str, processes: Processes) -> None:
         self.kar = kar
         self.processes = processes
+        self.starter = ThreadPoolExecutor()
+
+    def end(self) -> None:
+        self.starter.shutdown()
+        self.processes.end()
 
     def start(self, *arguments: str, **environment: str) -> Process:
         for name, value in environment.items():
             print(f"$ export {name}={value}")
         command = ("run", "-h2c", "-app", "hello-async", *arguments)
         print("$ kar", *command, flush=True)
-        with deferred_signals():
-            return self.processes.start(self.kar, *command, **environment)
+        # A signal interrupts the main thread only, so each process that has started is known.
+        start = self.starter.submit(self.processes.start, self.kar, *command, **environment)
+        return start.result()
 
     def start_server(self, **environment: str) -> Process:
         """Start a replica of server.py on a free port and wait until it serves."""
@@ -89,21 +98,6 @@ class Stage:
         check(client.wait() == 0, f"{script} failed")
 
 
-@contextlib.contextmanager
-def deferred_signals() -> Iterator[None]:
-    """Let a signal wait until the process that is being started is known, and so will be ended."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [
-        signal.signal(number, lambda number, frame: received.append(number)) for number in numbers
-    ]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
-    for received_number in received:
-        signal.raise_signal(received_number)
-
-
 def greetings(server: Process) -> int:
     return sum("HTTP version: 2" in line for line in server.stdout_lines())
 
@@ -117,13 +111,20 @@ def print_output(name: str, process: Process) -> None:
         first, *others = group
         print(first)
         if others:
-            print(f"… {len(others)} more like this")
+            print(f"... {len(others)} more like this")
     sys.stdout.flush()
 
 
 def check(condition: bool, failure: str) -> None:
     if not condition:
         sys.exit(f"demo.py: {failure}; see the output above")
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Exit after a signal; a second one, as a closing terminal can send, does not disturb that."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def main() -> None:
@@ -133,20 +134,18 @@ def main() -> None:
     kar = shutil.which(parser.parse_args().kar)
     if not kar:
         parser.error("argument --kar: not an executable file")
-    # End what was started at SIGTERM, too.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+            signal.signal(number, stop)
     with tempfile.TemporaryDirectory() as directory:
-        processes = Processes(Path(directory), PYTHON)
+        stage = Stage(kar, Processes(Path(directory), PYTHON))
         try:
             install("requirements.txt")
-            stage = Stage(kar, processes)
             show_clients(stage)
             show_crash(stage)
             print(
                 '\nWhat to read next: "Your own service" in README.md, then server.py.', flush=True
             )
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             # Nobody reads on, as in demo.py | head. Python would report that once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -154,7 +153,7 @@ def main() -> None:
         except AssertionError as error:  # something took too long
             sys.exit(f"demo.py: {error}")
         finally:
-            processes.end()
+            stage.end()
 
 
 if __name__ == "__main__":

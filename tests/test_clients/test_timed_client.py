@@ -72,8 +72,8 @@ def test_report_of_three_settings(run_timed_client: Callable[..., Any]) -> None:
         assert 0.2 <= summary["Time"] < one_by_one["Time"] / 2
     assert lines[9] == "calls in flight over time:"
     bars = {line[:11].strip(): line[11:] for line in lines[10:13]}
-    assert set(bars["sequential"]) <= {"▂", " "}  # 1 of 6, and moments between two calls
-    assert "█" in bars["gather"]
+    assert set(bars["sequential"]) <= {":", " "}  # 1 of 6, and moments between two calls
+    assert "@" in bars["gather"]
     assert len(bars["gather"]) < len(bars["sequential"]) / 2
 
 
@@ -117,12 +117,45 @@ def test_report_without_success(run_timed_client: Callable[..., Any]) -> None:
     assert not any("latency" in line for line in lines)
 
 
-def test_timeline_of_calls_that_fail_at_once(
+def test_summary_and_timeline_of_known_results(
+    timed_client: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = timed_client.Result(made=0.0, sent=0.0, completed=10.0, http_version="HTTP/2")
+    second = timed_client.Result(made=0.0, sent=5.0, completed=10.0, http_version="HTTP/2")
+    timed_client.print_summary("gather", [first, second])
+    timed_client.print_timeline({"gather": [first, second]})
+    assert capsys.readouterr().out.splitlines() == [
+        "gather: 2/2 ok, HTTP/2",
+        "  Time = 10.000 s, 0.2 calls/s, 1.5 in flight on average",
+        "  latency: min 10000.0, p50 10000.0, p95 10000.0, max 10000.0 ms",
+        "calls in flight over time:",
+        "gather     " + "=" * 26 + "@" * 26,
+        "           0 s" + " " * 42 + "10.00 s",
+    ]
+
+
+def test_calls_that_fail_at_once(
     timed_client: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = timed_client.Result(made=0.0, sent=1.0, completed=1.0, failure="ConnectError")
+    timed_client.print_summary("tasks", [result])
     timed_client.print_timeline({"tasks": [result]})
-    assert "tasks" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "  failed: 1 ConnectError"
+    assert "use -c" in lines[3]
+    assert lines[5].strip() == "tasks"
+    lines[5].encode("ascii")  # as every terminal can print it
+
+
+def test_connections_are_opened_before_the_calls(run_timed_client: Callable[..., Any]) -> None:
+    methods: list[str] = []
+
+    async def record(request: httpx.Request) -> httpx.Response:
+        methods.append(request.method)
+        return await greet(request)
+
+    run_timed_client(record, setting="sequential", concurrency=3)
+    assert methods == ["GET"] * 3 + ["POST"] * 6
 
 
 @pytest.mark.slow
@@ -141,7 +174,7 @@ def test_figures_are_those_of_the_service(kar: Kar) -> None:
 
 @pytest.mark.slow
 def test_200_greetings_at_once(kar: Kar) -> None:
-    kar.start_server(HELLO_DELAY="3")
+    kar.start_server(HELLO_DELAY="6")  # httpx would wait for 5 s
     client = kar.run("-h2c", "python", "timed-client.py", "-n", "200", "--setting", "gather")
     assert client.wait() == 0, client.stdout_lines()
     assert "[STDOUT] gather: 200/200 ok, HTTP/2" in client.stdout_lines()
@@ -165,6 +198,14 @@ def test_invalid_options(
         timed_client.parse_args()
     assert exit_status.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("timed-client.py: error: ")
+
+
+def test_setting_all(timed_client: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["timed-client.py"])
+    defaults = timed_client.parse_args()
+    monkeypatch.setattr("sys.argv", ["timed-client.py", "--setting", "all"])
+    assert timed_client.parse_args() == defaults
+    assert defaults.setting == "all"
 
 
 def test_exit_status_of_a_failed_call(kar: Kar) -> None:

@@ -97,12 +97,12 @@ def terminal(kar: Kar, tmp_path: Path) -> Terminal:
 
 
 def without_variable_parts(line: str) -> str:
-    """Return a line without times, process numbers, ports, measured numbers and bars."""
+    """Return a line without times, process numbers, ports, measured numbers and levels."""
     line = re.sub(r"\d{4}[-/]\d\d[-/]\d\d \d\d:\d\d:\d\d(\.\d{6}| \+\d{4})", "<time>", line)
     line = re.sub(r"\[\d+\] \[INFO\]", "[<pid>] [INFO]", line)
     line = re.sub(r"127\.0\.0\.1:\d+", "<address>", line)
     line = re.sub(r"(?<![\d.])\d+\.\d+(?![\d.])", "<number>", line)
-    line = re.sub("[▁-█]+", "<bars>", line)
+    line = re.sub(r"(sequential|gather|tasks) +[ .:=+*#@-]+$", r"\1 <levels>", line)
     return re.sub(r" +", " ", line).strip()
 
 
