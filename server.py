@@ -10,6 +10,8 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
+from types import FrameType
 from typing import Annotated, cast
 
 from fastapi import Body, FastAPI, Request
@@ -19,6 +21,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import Framework
 from pydantic import BaseModel, StringConstraints
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 try:
@@ -88,23 +91,35 @@ def run(app: ASGIApp) -> None:
     if not port:
         sys.exit("KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME")
     try:
-        # Open the socket here: Hypercorn reports a port in use with 200 lines of tracebacks.
+        # Open the socket here: Hypercorn reports a port in use with over 100 lines of tracebacks.
         listener = socket.create_server((host, int(port)))
-    except OSError as error:
-        sys.exit(f"{error.strerror}: check KAR_APP_HOST and kar run -app_port")
+    except (OSError, OverflowError, ValueError) as error:
+        sys.exit(f"cannot listen on KAR_APP_HOST={host} KAR_APP_PORT={port}: {error}")
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
-    # loses a POST that arrives at that moment. The timeout is not infinite, because Hypercorn keeps
-    # the file descriptor of a client that has disconnected until the timeout has passed.
+    # loses a POST that arrives at that moment.
     config.keep_alive_max_requests = sys.maxsize
-    config.keep_alive_timeout = 3600
-    # Let SIGINT terminate the process as SIGTERM does. With a shutdown_trigger, Hypercorn handles
-    # neither of them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # No timeout is without a cost. Hypercorn keeps the file descriptor of a client that has
+    # disconnected until the timeout has passed, so a health check each second holds as many as the
+    # timeout has seconds, of the 1,024 that are usual. And KAR loses a call that arrives in the
+    # 0.4 ms in which an idle connection is closed. No job runs with this period.
+    config.keep_alive_timeout = 257
+    # With a shutdown_trigger, Hypercorn handles no signals.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, exit_at_once)
     # Hypercorn and Starlette have different types for the same ASGI application.
     application = cast(Framework, ReadRequestFirst(app))
     asyncio.run(serve(application, config, shutdown_trigger=exit_with_kar))
+
+
+def exit_at_once(number: int, frame: FrameType | None) -> None:
+    """Terminate this process; a signal handler.
+
+    sys.exit() would wait for the requests in flight. Without a handler, the signal has no effect on
+    the first process of a container.
+    """
+    os._exit(128 + number)
 
 
 async def exit_with_kar() -> None:
@@ -120,8 +135,10 @@ async def exit_with_kar() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             await reader.read()  # returns when the sidecar exits, or closes an idle connection
             writer.close()
-        except ConnectionRefusedError:
-            signal.raise_signal(signal.SIGTERM)
+        except (ConnectionRefusedError, OverflowError, socket.gaierror) as error:
+            with suppress(OSError):  # kar has crashed, so nobody reads this
+                print(f"no sidecar at KAR_RUNTIME_PORT={port}: {error}", file=sys.stderr)
+            os._exit(1)
         except OSError:
             pass  # for example too many open files: try again
         await asyncio.sleep(0.5)
@@ -133,9 +150,9 @@ class ReadRequestFirst:
     Workaround: Hypercorn closes the connection, with all its requests, when body data arrives for
     a request that already has its response, such as a 404. It also stops reading a connection
     while ten parts of one request's body are unread. KAR delivers each request as a whole, so
-    waiting for its end costs nothing. app.add_middleware() would not help, as FastAPI sends
-    some responses from outside of its middleware. The first problem is reported, and this class
-    can go when Hypercorn has fixed both: https://github.com/pgjones/hypercorn/issues/329
+    waiting for its end costs nothing. It is not added with app.add_middleware(), because run()
+    serves any ASGI application. The first problem is reported, and this class can go when Hypercorn
+    has fixed both: https://github.com/pgjones/hypercorn/issues/329
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -146,14 +163,16 @@ class ReadRequestFirst:
             await self.app(scope, receive, send)
             return
         body = bytearray()
-        more_body = True
-        while more_body:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            if len(body) <= MAX_BODY_SIZE:
-                body += message.get("body", b"")
-            more_body = message.get("more_body", False)
+        try:
+            async for part in Request(scope, receive).stream():
+                if len(body) <= MAX_BODY_SIZE:
+                    body += part
+        except ClientDisconnect:
+            # Hypercorn keeps a stream that was reset until something is sent on it, and fails after
+            # 1,000 of them. The end of a response would wait forever if the connection is closed.
+            await send({"type": "http.response.start", "status": 400})
+            await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
+            return
         if len(body) > MAX_BODY_SIZE:
             detail = f"The request body is larger than {MAX_BODY_SIZE} bytes"
             await JSONResponse({"detail": detail}, status_code=413)(scope, receive, send)

@@ -42,6 +42,7 @@ class FrameConnection:
         self.statuses: dict[int, int] = {}
         self.bodies: dict[int, bytes] = {}
         self.ended: set[int] = set()
+        self.has_ping_ack = False
 
     def __enter__(self) -> Self:
         return self
@@ -103,8 +104,18 @@ class FrameConnection:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
                 self.ended.add(event.stream_id)
+            elif isinstance(event, h2.events.PingAckReceived):
+                self.has_ping_ack = True
         self.flush()
         return bool(data)
+
+    def ping(self) -> None:
+        """Flush, and wait until the peer has read all that was sent."""
+        self.has_ping_ack = False
+        self.h2.ping(b"12345678")
+        self.flush()
+        while not self.has_ping_ack:
+            assert self.receive(), "the connection has ended"
 
     def wait_for(self, *streams: int) -> None:
         """Read until these streams have their responses."""

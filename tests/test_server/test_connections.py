@@ -76,6 +76,27 @@ def test_unfinished_requests_next_to_50_greetings(processes: Processes) -> None:
     assert "Running on" in line
 
 
+@pytest.mark.parametrize("order", ["at once", "after the server has read it"])
+def test_1100_requests_that_are_given_up(processes: Processes, order: str) -> None:
+    """Hypercorn ends a connection with 1,000 streams on which nothing was sent."""
+    server = processes.start_server(HELLO_DELAY="0")
+    with FrameConnection(server.url) as connection:
+        for _ in range(22):
+            streams = [connection.open_stream("POST", "/helloText") for _ in range(50)]
+            for stream in streams:
+                connection.h2.send_data(stream, b"half")
+            if order != "at once":
+                connection.ping()
+            for stream in streams:
+                connection.h2.reset_stream(stream)
+            connection.ping()
+        greeting = connection.open_stream("POST", "/helloText", body=b"John")
+        connection.flush()
+        connection.wait_for(greeting)
+        assert connection.statuses == {greeting: 200}
+    assert server.process.stdout_lines() == ["HTTP version: 2"]  # no half-sent request was executed
+
+
 def test_unread_body_does_not_stall_the_connection(processes: Processes) -> None:
     """Hypercorn stops reading a connection while ten messages of one request are unread."""
     port = free_port()

@@ -6,7 +6,7 @@ import httpx
 import psutil
 import pytest
 from support.http2 import http2_client
-from support.processes import Processes, accepts_connections
+from support.processes import Processes, accepts_connections, free_port
 
 import server
 
@@ -25,15 +25,29 @@ def test_invalid_delay(processes: Processes) -> None:
     assert line == "HELLO_DELAY is not a number of seconds, such as 0.1"
 
 
-@pytest.mark.parametrize("host", ["", "127.0.0.1"])
-def test_port_in_use(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.setenv("KAR_APP_HOST", host)
+def test_port_in_use(processes: Processes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        monkeypatch.setenv("KAR_APP_PORT", str(port))
-        message = f"Address already in use.*{port}.*: check KAR_APP_HOST and kar run -app_port"
-        with pytest.raises(SystemExit, match=message):
-            server.run(server.app)
+        port = str(listener.getsockname()[1])
+        line = processes.start("python", "server.py", KAR_APP_PORT=port).error_line()
+    assert line.startswith(f"cannot listen on KAR_APP_HOST=127.0.0.1 KAR_APP_PORT={port}: ")
+    assert "Address already in use" in line
+
+
+# Kubernetes sets KAR_APP_PORT to the first one for a service that is called kar-app.
+@pytest.mark.parametrize("port", ["tcp://10.0.0.1:80", "abc", "70000"])
+def test_invalid_port(processes: Processes, port: str) -> None:
+    line = processes.start("python", "server.py", KAR_APP_PORT=port).error_line()
+    assert f"KAR_APP_PORT={port}: " in line
+
+
+@pytest.mark.parametrize("port", ["", "tcp://10.0.0.1:80", "70000"])
+def test_no_sidecar(processes: Processes, port: str) -> None:
+    port = port or str(free_port())
+    environment = {"KAR_APP_PORT": str(free_port()), "KAR_RUNTIME_PORT": port}
+    server = processes.start("python", "server.py", **environment)
+    assert server.wait() == 1
+    assert server.stderr_lines()[-1].startswith(f"no sidecar at KAR_RUNTIME_PORT={port}: ")
+    assert len(server.stderr_lines()) <= 2  # the other one says where it listens
 
 
 @pytest.mark.parametrize(("host", "address"), [("", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
