@@ -38,7 +38,7 @@ def message_of(response: httpx.Response) -> str:
     """Return the message of a JSON response; raises ValueError if there is none."""
     try:
         return str(response.json()["message"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the response has no message: {response.text[:500]!r}") from error
 
 
@@ -46,11 +46,13 @@ def sidecar_client(service: str) -> httpx.AsyncClient:
     """Return an httpx client for a service of this application.
 
     Start paths with a slash: without one, httpx reads "items:search" as a URL with the scheme
-    "items". Raises ValueError if KAR_RUNTIME_PORT is not set.
+    "items". Raises ValueError if KAR_RUNTIME_PORT is not a valid port.
     """
     port = os.environ.get("KAR_RUNTIME_PORT")
     if not port:
         raise ValueError("KAR_RUNTIME_PORT is not set: start this program with kar run")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"KAR_RUNTIME_PORT={port} is not a valid port: start this with kar run")
     return httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}/kar/v1/service/{service}/call",
         transport=OneRequestPerConnection(),
@@ -73,6 +75,7 @@ class OneRequestPerConnection(httpx.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self.idle: list[httpx.AsyncHTTPTransport] = []
+        self.max_idle = MAX_IDLE
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.idle:
@@ -86,7 +89,7 @@ class OneRequestPerConnection(httpx.AsyncBaseTransport):
         except BaseException:  # also if the call is cancelled
             await connection.aclose()
             raise
-        if len(self.idle) < MAX_IDLE:
+        if len(self.idle) < self.max_idle:
             self.idle.append(connection)
         else:
             await connection.aclose()
@@ -99,6 +102,7 @@ class OneRequestPerConnection(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
+        self.max_idle = 0  # calls in flight close their connections when they complete
         for connection in self.idle:
             await connection.aclose()
 

@@ -19,6 +19,13 @@ def test_missing_sidecar_port(processes: Processes) -> None:
     assert line == "client.py: KAR_RUNTIME_PORT is not set: start this program with kar run"
 
 
+@pytest.mark.parametrize("port", ["tcp://10.0.0.1:80", "abc", "70000"])
+def test_invalid_sidecar_port(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    monkeypatch.setenv("KAR_RUNTIME_PORT", port)
+    with pytest.raises(ValueError, match=f"KAR_RUNTIME_PORT={port} is not a valid port"):
+        client.sidecar_client("async-server")
+
+
 def test_no_sidecar(processes: Processes) -> None:
     line = processes.start("python", "client.py", KAR_RUNTIME_PORT=str(free_port())).error_line()
     assert line.startswith("client.py: the connection to the sidecar failed (ConnectError(")
@@ -42,6 +49,7 @@ def time_out(request: httpx.Request) -> httpx.Response:
         (respond(200, "no JSON"), "the response has no message: 'no JSON'"),
         (respond(200, '{"no": 1}'), "the response has no message: '{\"no\": 1}'"),
         (respond(200, "[]"), "the response has no message: '[]'"),
+        (respond(200, "[" * 100_000), "the response has no message: '" + "[" * 500 + "'"),
         (time_out, "no response in time: is the service running in the same application (-app)?"),
     ],
 )

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from support.kar import Kar
+from support.kar_service import Service, start_service
+from support.processes import wait_until
 
 from client import sidecar_client
 
@@ -15,16 +18,14 @@ BODY = {"name": "John", "surname": "Doe"}
 
 
 @pytest.fixture(scope="module")
-def echo_port(module_kar: Kar) -> Iterator[str]:
-    """The port of a sidecar, through which the service echo can be called."""
-    replica = module_kar.start_echo("-h2c")
-    sidecar = module_kar.start_sidecar()
-    module_kar.wait_until_called(sidecar, replica)
+def service(module_kar: Kar) -> Iterator[Service]:
+    """The service echo, which the clients of these tests call through its sidecar."""
+    service = start_service(module_kar, h2c=True)
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("KAR_RUNTIME_PORT", str(sidecar.port))
-        yield str(sidecar.port)
+        environment.setenv("KAR_RUNTIME_PORT", str(service.sidecar.port))
+        yield service
     # Callers that disconnect in the middle of a call are nothing to report.
-    assert sidecar.process.stderr_lines() == []
+    assert service.sidecar.process.stderr_lines() == []
 
 
 def delayed(seconds: float, padding: int = 0) -> dict[str, Any]:
@@ -40,7 +41,7 @@ async def timed_post(echo: httpx.AsyncClient, body: dict[str, Any]) -> float:
     return time.perf_counter() - start
 
 
-@pytest.mark.usefixtures("echo_port")
+@pytest.mark.usefixtures("service")
 def test_request_arrives_at_the_service() -> None:
     async def call_echo() -> list[dict[str, Any]]:
         async with sidecar_client("echo") as echo:
@@ -60,7 +61,7 @@ def test_request_arrives_at_the_service() -> None:
     assert (got["method"], got["path"], got["body"]) == ("GET", "/d", "")
 
 
-@pytest.mark.usefixtures("echo_port")
+@pytest.mark.usefixtures("service")
 def test_proxy_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -73,35 +74,66 @@ def test_proxy_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("echo_port")
-def test_slow_calls_do_not_delay_50_short_ones() -> None:
-    async def call_echo() -> tuple[list[float], list[float]]:
-        async with sidecar_client("echo") as echo:
-            slow = asyncio.gather(*[timed_post(echo, delayed(4)) for _ in range(50)])
-            short = asyncio.gather(*[timed_post(echo, delayed(0.5)) for _ in range(50)])
-            return await slow, await short
+def test_endless_calls_do_not_delay_others(service: Service) -> None:
+    """Over one connection of httpx, neither all requests arrive nor all responses."""
 
-    slow, short = asyncio.run(call_echo())
-    assert min(slow) >= 4
-    assert max(short) < 4
+    async def call_echo() -> list[float]:
+        before = service.requests_seen()
+        async with sidecar_client("echo") as echo:
+            endless = [
+                asyncio.create_task(timed_post(echo, delayed(1000, 10_000))) for _ in range(100)
+            ]
+            await asyncio.to_thread(
+                wait_until, lambda: service.requests_seen() == before + 100, "100 requests"
+            )
+            times = await asyncio.gather(*[timed_post(echo, delayed(0.5)) for _ in range(50)])
+            for call in endless:
+                call.cancel()
+            return times
+
+    assert len(asyncio.run(call_echo())) == 50
+
+
+def sidecar_sockets() -> int:
+    """Return how many connections this process has."""
+    return len(psutil.Process().net_connections(kind="tcp"))
+
+
+@pytest.mark.usefixtures("service")
+def test_connections_that_a_client_keeps() -> None:
+    """It keeps 100 after 120 calls at once, and none after 120 timeouts, or at its end."""
+    before = sidecar_sockets()
+
+    async def call_echo() -> None:
+        async with sidecar_client("echo") as echo:
+            calls = [echo.post("/spec", json=delayed(1), timeout=0.1) for _ in range(120)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(result, httpx.TimeoutException) for result in results)
+            assert sidecar_sockets() == before
+            await asyncio.gather(*[timed_post(echo, delayed(0.5)) for _ in range(120)])
+            assert sidecar_sockets() == before + 100
+        assert sidecar_sockets() == before
+
+    asyncio.run(call_echo())
+
+
+@pytest.mark.usefixtures("service")
+def test_client_that_is_closed_while_calls_are_in_flight() -> None:
+    before = sidecar_sockets()
+
+    async def call_echo() -> None:
+        async with sidecar_client("echo") as echo:
+            calls = [asyncio.create_task(timed_post(echo, delayed(0.5))) for _ in range(20)]
+            await asyncio.sleep(0.2)
+        assert sidecar_sockets() == before + 20
+        await asyncio.gather(*calls)
+        assert sidecar_sockets() == before
+
+    asyncio.run(call_echo())
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("echo_port")
-def test_100_large_requests_at_once() -> None:
-    """Over one connection of httpx, they take over a minute."""
-
-    async def call_echo() -> float:
-        async with sidecar_client("echo") as echo:
-            start = time.perf_counter()
-            await asyncio.gather(*[timed_post(echo, delayed(3, 10_000)) for _ in range(100)])
-            return time.perf_counter() - start
-
-    assert asyncio.run(call_echo()) < 20
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("echo_port")
+@pytest.mark.usefixtures("service")
 def test_100_calls_after_177_cancelled_ones() -> None:
     async def call_echo() -> list[float]:
         async with sidecar_client("echo") as echo:
@@ -117,7 +149,7 @@ def test_100_calls_after_177_cancelled_ones() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("echo_port")
+@pytest.mark.usefixtures("service")
 def test_timeout_of_one_call_next_to_20_others() -> None:
     async def call_echo() -> list[float]:
         async with sidecar_client("echo") as echo:
@@ -129,7 +161,7 @@ def test_timeout_of_one_call_next_to_20_others() -> None:
     assert len(asyncio.run(call_echo())) == 20
 
 
-@pytest.mark.usefixtures("echo_port")
+@pytest.mark.usefixtures("service")
 def test_invalid_header_next_to_20_calls() -> None:
     async def call_echo() -> list[float]:
         async with sidecar_client("echo") as echo:
