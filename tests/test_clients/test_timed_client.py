@@ -168,8 +168,8 @@ def test_figures_are_those_of_the_service(kar: Kar) -> None:
     service.process.wait_for_line("[STDOUT] took", 20)
     lines = [line for line in service.process.stdout_lines() if "took" in line]
     seconds = sorted(float(line.split()[-1]) for line in lines)
-    assert summary["p50"] == pytest.approx(seconds[9] * 1000, rel=0.6)
-    assert summary["max"] == pytest.approx(seconds[-1] * 1000, rel=0.6)
+    assert seconds[9] * 1000 <= summary["p50"] < seconds[10] * 1000
+    assert seconds[-1] * 1000 <= summary["max"]
 
 
 @pytest.mark.slow
