@@ -146,7 +146,8 @@ def main() -> None:
         processes = Processes(Path(directory))
         try:
             targets = list(start_targets(processes))
-            for _ in range(ROUNDS):
+            for number in range(ROUNDS):
+                print(f"round {number + 1} of {ROUNDS}", flush=True)
                 for target in targets:
                     asyncio.run(measure(target))
             print_targets(targets)

@@ -31,6 +31,8 @@ Options of kar run:
   -app_port PORT       where the sidecar reaches the process (default: KAR_APP_PORT, else 8080)
   -runtime_port PORT   where the process reaches the sidecar (default: KAR_RUNTIME_PORT or any)
   -h2c                 call the process over HTTP/2 without TLS, instead of HTTP/1.1
+  -kubernetes_mode, -sidecar_mode, -config_dir DIRECTORY
+                       accepted, without effect: kar always listens on 127.0.0.1
 
 Options of kar rest:
   -content_type TYPE   of the BODY (default: application/json)
@@ -41,7 +43,9 @@ All other commands and flags of KAR need the real KAR, with Kafka and Redis.
 Flags = dict[str, str | int | float | bool]
 COMMON: Flags = {"app": "", "missing_component_timeout": 120.0, "v": "", "help": False, "h": False}
 FLAGS: dict[str, Flags] = {
-    "run": COMMON | {"service": "", "app_port": 8080, "runtime_port": 0, "h2c": False},
+    "run": COMMON
+    | {"service": "", "app_port": 8080, "runtime_port": 0, "h2c": False}
+    | {"kubernetes_mode": False, "sidecar_mode": False, "config_dir": ""},
     "rest": COMMON | {"content_type": "application/json"},
 }
 
@@ -108,9 +112,12 @@ def parse(flags: Flags, arguments: list[str]) -> tuple[SimpleNamespace, list[str
 
 
 def boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
+    """Return what Go reads as a truth value; raises ValueError."""
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise ValueError(text)
 
 
 READERS: dict[type, Callable[[str], object]] = {

@@ -24,6 +24,15 @@ PARTITIONS = 10  # of an application's topic: more than its processes, including
 CONNECT_TIMEOUT = 20.0  # seconds for a sidecar of the real KAR to be connected to Kafka
 WARM_UP_TIMEOUT = 15.0  # seconds for one call while Kafka settles: the real KAR can lose it
 
+TRANSCRIPT = [  # what client.py prints
+    "[STDOUT] HTTP/2",
+    '[STDOUT] "Hello John Doe"',
+    "[STDOUT] HTTP/2",
+    "[STDOUT] Hello John Doe",
+    "[STDOUT] HTTP/2",
+    "[STDOUT] I am healthy",
+]
+
 
 @dataclass(frozen=True)
 class Sidecar:

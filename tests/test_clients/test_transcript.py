@@ -4,17 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from support.kar import Kar
+from support.kar import TRANSCRIPT, Kar
 from support.processes import ROOT
 
-TRANSCRIPT = [
-    "[STDOUT] HTTP/2",
-    '[STDOUT] "Hello John Doe"',
-    "[STDOUT] HTTP/2",
-    "[STDOUT] Hello John Doe",
-    "[STDOUT] HTTP/2",
-    "[STDOUT] I am healthy",
-]
 CLIENT = ["-h2c", "python", "client.py"]
 LOG_LINE = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[STD(OUT|ERR)\] .*"
 

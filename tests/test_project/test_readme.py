@@ -20,7 +20,12 @@ NOT_RUN = {
     'python3 tests/check.py -m "not slow"': "it runs the tests",
     "python3 tests/check.py tests/test_server": "it runs the tests",
     "KAR=/usr/local/bin/kar python3 tests/check.py": "it runs the tests",
-    "python3 tests/benchmark.py": "it takes minutes and needs an idle machine",
+    ".venv/bin/python tests/benchmark.py": "it takes minutes and needs an idle machine",
+    "docker build -f tests/kubernetes/Dockerfile -t hello-async .": "it needs Docker",
+    "kubectl apply -f tests/kubernetes/hello-async.yaml": "it needs a cluster",
+    "kubectl logs job/client": "it needs a cluster",
+    "kubectl port-forward deployment/async-server 3500 &": "it needs a cluster",
+    "curl http://127.0.0.1:3500/kar/v1/service/async-server/call/health": "it needs a cluster",
     "export KAFKA_BROKERS=127.0.0.1:9092 KAFKA_VERSION=2.8.1": "it is for the real KAR",
     "export REDIS_HOST=127.0.0.1": "it is for the real KAR",
 }
@@ -67,8 +72,9 @@ def plain_commands(text: str) -> list[str]:
 
 def test_each_command_is_run_or_excluded_with_a_reason() -> None:
     assert console_commands(TESTS_README) == []
-    plain = {*plain_commands(README), *plain_commands(TESTS_README)}
-    assert plain == {*NOT_RUN, ADD_KAR_TO_PATH, *STARTED}
+    commands = {*plain_commands(README), *plain_commands(TESTS_README)}
+    commands |= {command.text for command in console_commands(README)} & {*NOT_RUN}
+    assert commands == {*NOT_RUN, ADD_KAR_TO_PATH, *STARTED}
 
 
 class Terminal:
@@ -125,7 +131,11 @@ def terminal_with_server(module_kar: Kar, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", console_commands(README), ids=lambda command: command.text)
+@pytest.mark.parametrize(
+    "command",
+    [command for command in console_commands(README) if command.text not in NOT_RUN],
+    ids=lambda command: command.text,
+)
 def test_command_next_to_a_server(terminal_with_server: Terminal, command: Command) -> None:
     curl = shutil.which("curl")
     if command.text.startswith("curl") and (
