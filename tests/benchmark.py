@@ -28,7 +28,6 @@ from client import OneRequestPerConnection
 
 ROUNDS = 3
 CALLS = {1: 500, 50: 2000}  # in a round, by the number in flight
-CPU_CALLS = 1000
 PERSON = {"name": "John", "surname": "Doe"}
 
 

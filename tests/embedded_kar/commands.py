@@ -7,7 +7,7 @@ import signal
 import socket
 from types import SimpleNamespace
 
-from . import go_text, http_client
+from . import go_text, messages
 from .delivery import Delivery
 from .output import STDERR, STDOUT, FatalError, log, print_text
 from .process import raise_file_limit, run_process
@@ -20,6 +20,8 @@ def start(command: str, options: SimpleNamespace, arguments: list[str]) -> int:
     """Run a command with its options and arguments, and return kar's exit status."""
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of callers that disconnect
     raise_file_limit()
+    # A parent may ignore it, and then the system forgets the exit status of the program.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return asyncio.run(run(options, arguments) if command == "run" else rest(options, arguments))
 
 
@@ -62,12 +64,12 @@ async def rest(options: SimpleNamespace, arguments: list[str]) -> int:
     if len(arguments) not in (3, 4):
         count = len(arguments)
         raise FatalError(f"rest expects either three or four arguments; got {count}")
-    # Go would replace bytes that are not UTF-8 as well.
-    arguments = [os.fsencode(each).decode(errors="replace") for each in arguments]
+    # Its sidecar listens on the port of the environment, though nobody calls it.
+    listen(port(0, 0, "KAR_RUNTIME_PORT"))
     method, service, path, *body = arguments
     headers = [(b"content-type", os.fsencode(options.content_type))] if body else []
     method = method.upper() or "GET"
-    request = http_client.Request(method, f"/{path}", headers, "".join(body).encode())
+    request = messages.Request(method, f"/{path}", headers, os.fsencode("".join(body)))
     delivery = Delivery(Registry(options.app), options.missing_component_timeout)
     try:
         response = await delivery.call(service, request)

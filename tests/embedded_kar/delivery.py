@@ -5,18 +5,27 @@ What the real KAR would go on sending for 15 minutes in vain is refused.
 """
 
 import asyncio
+import gzip
 import math
 import random
 import time
+import zlib
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from urllib.parse import urljoin, urlsplit
 
-import httpx
-
 from . import go_text
-from .h2c import PAUSE, H2cClient, MalformedError
-from .http_client import Http1Client, Request, Response, send
+from .http1 import Http1Client
+from .http2 import PAUSE, Http2Client
+from .messages import (
+    MAX_RESPONSE,
+    BrokenConnectionError,
+    NotListeningError,
+    Request,
+    Response,
+    ServiceError,
+)
 from .output import NOTICE_DELAY, warn_once
 from .refusals import RefusedError, check_call, check_connection_headers, check_response
 from .registry import REFRESH_PERIOD, Registry, Replica
@@ -26,6 +35,7 @@ MAX_BROKEN = 5  # connections that may break during one call
 CRASH_GRACE = 0.3  # seconds for a kar to notice that its process has crashed
 MAX_CRASH_GRACE = 5.0  # seconds for the same on a busy machine
 
+Client = Http1Client | Http2Client
 BODY_HEADERS = {b"content-encoding", b"content-language", b"content-location", b"content-type"}
 
 
@@ -36,7 +46,7 @@ class Delivery:
         """Take the timeout in seconds. If it is 0 or less, calls wait without a limit."""
         self._registry = registry
         self._timeout = missing_component_timeout if missing_component_timeout > 0 else math.inf
-        self._clients: dict[Replica, H2cClient | Http1Client] = {}
+        self._clients: dict[Replica, Client] = {}
         self._calls = 0
         self._has_calls = asyncio.Event()
         self._refreshed = -math.inf  # when, in seconds of time.monotonic()
@@ -107,21 +117,16 @@ class Delivery:
         while self._registry.is_live(replica):
             if replica not in self._clients:
                 port = replica.app_port
-                self._clients[replica] = H2cClient(port) if replica.h2c else Http1Client(port)
+                self._clients[replica] = Http2Client(port) if replica.h2c else Http1Client(port)
             try:
                 response = await _follow_redirects(self._clients[replica], replica, request)
-            except httpx.ConnectError:  # the process does not listen yet
+            except NotListeningError:
                 if time.monotonic() - start >= NOTICE_DELAY:
                     warn_once(
                         f"waiting for service {replica.service!r}: its kar is running, but nothing "
                         f"accepts connections at {replica.address}. Check -app_port"
                     )
-            except (httpx.LocalProtocolError, httpx.DecodingError) as error:
-                raise RefusedError(f"{error}; KAR would try for 15 minutes") from error
-            except MalformedError as error:
-                reason = f"the response is malformed: {error}; KAR would try for 15 minutes"
-                raise RefusedError(reason) from error
-            except httpx.TransportError as error:  # the connection broke
+            except BrokenConnectionError as error:
                 broken += 1
                 if await self._has_survived(replica) and (request.body or broken == MAX_BROKEN):
                     raise RefusedError(
@@ -129,6 +134,8 @@ class Delivery:
                         "minutes, and without its body, which loses the call: let the service keep "
                         "connections open"
                     ) from error
+            except ServiceError as error:
+                raise RefusedError(f"{error}; KAR would try for 15 minutes") from error
             else:
                 # An error can come from a process whose kar was killed: it cannot print any more.
                 if response.status >= 500:
@@ -156,9 +163,7 @@ class Delivery:
         return self._registry.is_live(replica)
 
 
-async def _follow_redirects(
-    client: H2cClient | Http1Client, replica: Replica, request: Request
-) -> Response:
+async def _follow_redirects(client: Client, replica: Replica, request: Request) -> Response:
     """Return the response to a request, or to the last one that it is redirected to."""
     try:
         request = replace(request, path=go_text.encode_path(request.path))
@@ -167,7 +172,7 @@ async def _follow_redirects(
         raise RefusedError(f"failed to send message: parse {url}: {error}", 500) from error
     first = request
     for _ in range(MAX_REQUESTS):
-        response = await send(client, request)
+        response = await _send(client, request)
         location = response.headers.get(b"location", b"").decode(errors="replace")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response
@@ -204,3 +209,37 @@ def _next_request(replica: Replica, first: Request, path: str, location: str) ->
     if not any(name == b"referer" for name, _ in headers):
         headers = [*headers, (b"referer", url.encode())]
     return replace(first, path=target, headers=headers)
+
+
+async def _send(client: Client, request: Request) -> Response:
+    """Send a request and return its response; raises ServiceError."""
+    headers = [
+        (name, go_text.to_utf8(value))
+        for name, value in request.headers
+        if name not in client.left_out
+    ]
+    names = {name for name, _ in headers}
+    if b"user-agent" not in names:
+        headers.append((b"user-agent", client.user_agent))
+    if request.body or request.method in ("PATCH", "POST", "PUT"):
+        headers.append((b"content-length", b"%d" % len(request.body)))
+    decompresses = not names & {b"accept-encoding", b"range"}
+    if decompresses:
+        headers.append((b"accept-encoding", b"gzip"))
+    status, response_headers, content = await client.request(
+        request.method, request.path, headers, request.body
+    )
+    # Of several headers with one name, Go reads the first.
+    received = {name.lower(): value for name, value in reversed(response_headers)}
+    is_gzip = received.get(b"content-encoding", b"").lower() == b"gzip"
+    if content and decompresses and is_gzip:
+        content = _decompress(content)
+    return Response(status, received, content)
+
+
+def _decompress(content: bytes) -> bytes:
+    """Return what was compressed with gzip, but not much more than MAX_RESPONSE bytes."""
+    try:
+        return gzip.GzipFile(fileobj=BytesIO(content)).read(MAX_RESPONSE + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ServiceError(f"the response is malformed: it is not gzip: {error}") from error

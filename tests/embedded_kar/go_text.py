@@ -22,6 +22,14 @@ def to_utf8(data: bytes) -> bytes:
     return re.sub("[\udc80-\udcff]", "\ufffd", text).encode()
 
 
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def to_json(data: bytes) -> bytes:
     """Return Go's JSON for some text, with XXXX for the digits of an escape: the length matters.
 

@@ -31,7 +31,8 @@ def print_text(text: str, descriptor: int) -> None:
     data = text.encode(errors="surrogateescape")
     with suppress(OSError):
         while data:
-            data = data[os.write(descriptor, data) :]
+            select.select([], [descriptor], [])  # it may be non-blocking
+            data = data[os.write(descriptor, data[:ATOMIC]) :]
 
 
 def log(level: str, message: str, descriptor: int = STDERR) -> None:
@@ -66,7 +67,8 @@ async def write_lines(prefix: bytes, lines: list[bytes]) -> None:
         try:
             while rest:
                 if _is_writable(STDOUT):
-                    rest = rest[os.write(STDOUT, rest[:ATOMIC]) :]
+                    with suppress(BlockingIOError):
+                        rest = rest[os.write(STDOUT, rest[:ATOMIC]) :]
                 else:
                     await asyncio.sleep(POLL)
         except BrokenPipeError:
@@ -80,6 +82,4 @@ def _now() -> str:
 
 
 def _is_writable(descriptor: int) -> bool:
-    with suppress(OSError):
-        return bool(select.select([], [descriptor], [], 0)[1])
-    return True  # the descriptor is closed, so that writing fails at once
+    return bool(select.select([], [descriptor], [], 0)[1])

@@ -35,7 +35,12 @@ async def run_process(command: list[str], environment: dict[str, str], stop: asy
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, env=environment, stdout=pipe, stderr=pipe, preexec_fn=_restore_file_limit
+            *command,
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            close_fds=False,  # the program inherits what kar has inherited, but nothing of kar's
+            preexec_fn=_restore_file_limit,
         )
     except OSError as error:
         raise FatalError(f"failed to start service: {command[0]}: {error.strerror}") from error

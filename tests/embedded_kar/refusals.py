@@ -7,8 +7,7 @@ characters have to be escaped.
 import re
 
 from . import go_text
-from .h2c import MAX_RESPONSE
-from .http_client import Request, Response
+from .messages import MAX_RESPONSE, Request, Response
 
 MAX_MESSAGE = MAX_RESPONSE  # bytes, unless Kafka is configured otherwise
 ALWAYS_FITS = MAX_MESSAGE // 12  # bytes: escaping makes at most 7 of one, and there is overhead
@@ -37,6 +36,10 @@ def check_call(service: str, request: Request) -> None:
             "KAR repeats a HEAD request for 15 minutes if the response has a Content-Length: "
             "use GET"
         )
+    if not go_text.is_utf8(request.body):
+        raise RefusedError(
+            "the request body is not UTF-8 text; KAR would damage it: encode it as Base64"
+        )
     if _call_size(service, request) > MAX_MESSAGE:
         raise RefusedError(
             "failed to send message: kafka server: Message was too large, server rejected it to "
@@ -62,12 +65,11 @@ def check_connection_headers(request: Request) -> None:
 
 def check_response(response: Response) -> None:
     """Raise RefusedError for a response that KAR would damage or could not send."""
-    encoding = response.headers.get(b"content-encoding", b"").decode(errors="replace")
-    if encoding.lower() not in ("", "identity"):
-        raise RefusedError(
-            f"the response has Content-Encoding {encoding}; KAR would drop that header and damage "
-            "the body: send the request with Accept-Encoding: identity"
-        )
+    if not go_text.is_utf8(response.body):
+        remedy = "encode it as Base64"
+        if b"content-encoding" in response.headers:
+            remedy = "send the request with Accept-Encoding: identity"
+        raise RefusedError(f"the response body is not UTF-8 text; KAR would damage it: {remedy}")
     if response.status in (204, 304) and response.headers.get(b"content-length", b"0") != b"0":
         raise RefusedError(
             f"the response has status {response.status} and a Content-Length; KAR would wait for "

@@ -2,6 +2,7 @@
 
 The sidecar of a service has a file there and holds a lock on it. The operating system releases the
 lock when the process exits, even if it is killed, so a dead sidecar is never taken for a live one.
+A live one also touches its file again and again. If it stops, it is suspended, and gets no calls.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ from .output import FatalError
 
 REFRESH_PERIOD = 0.1  # seconds between two looks at the directory
 CHECK_PERIOD = 1.0  # seconds between two looks at the own file
+MAX_SILENCE = 11.0  # seconds for which the file of a live sidecar may stay untouched
 UNLOCKED_PREFIX = "."  # of the name of a file that its sidecar has not locked yet
 
 
@@ -62,10 +65,12 @@ class Registry:
             self._own_file.unlink(missing_ok=True)
 
     async def _stay_registered(self, replica: Replica) -> None:
-        """Register the service again whenever somebody has removed its file."""
+        """Touch the own file, and write it again whenever somebody has removed it."""
         while True:
             await asyncio.sleep(CHECK_PERIOD)
-            if not self._own_file.exists():
+            try:
+                os.utime(self._own_file)
+            except OSError:
                 with suppress(FatalError):
                     self._write_file(replica)
 
@@ -102,7 +107,7 @@ class Registry:
 
 
 def _read_or_remove(path: Path) -> Replica | None:
-    """Return the sidecar that holds the lock on a file; if there is none, remove the file."""
+    """Return the live sidecar that holds the lock on a file; if nobody does, remove the file."""
     with suppress(OSError, ValueError, TypeError, RecursionError):  # removed, or not a sidecar's
         if not stat.S_ISREG(path.lstat().st_mode):
             return None
@@ -111,7 +116,8 @@ def _read_or_remove(path: Path) -> Replica | None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 path.unlink()
             except BlockingIOError:
-                return Replica(**json.load(file))
+                if time.time() - os.fstat(file.fileno()).st_mtime < MAX_SILENCE:
+                    return Replica(**json.load(file))
     return None
 
 

@@ -22,7 +22,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from . import http_client
+from . import messages
 from .delivery import Delivery
 from .output import log, warn_once, write_lines
 from .refusals import MAX_MESSAGE, RefusedError, check_call
@@ -34,6 +34,7 @@ NOT_EMBEDDED = (
     "/kar/v1/actor/{path:rest}",
     "/kar/v1/event/{path:rest}",
     "/kar/v1/system/information/{path:rest}",
+    "/kar/v1/system/shutdown",
     "/metrics",
 )
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
@@ -71,8 +72,8 @@ class Sidecar:
         config.loglevel = "ERROR"
         config.include_server_header = False
         # By default Hypercorn closes a connection after 1,000 requests, or 5 s in which it is idle.
-        # Calls that arrive at that moment are lost. Callers close idle connections themselves,
-        # httpx after 5 s and Go after 90 s. Hypercorn keeps those that were closed for this long.
+        # Calls that arrive at that moment are lost. The timeout is not longer, because Hypercorn
+        # keeps the connections that callers have closed until it has passed.
         config.keep_alive_max_requests = sys.maxsize
         config.keep_alive_timeout = 120
         config.backlog = 1024  # many callers may connect at once
@@ -111,8 +112,10 @@ class Sidecar:
             if not message.get("more_body"):
                 break
         if message["type"] == "http.disconnect":
-            # Hypercorn does not free a request that gets no response.
-            await Response(status_code=503)(scope, receive, send)
+            # Hypercorn keeps a stream that was reset until something is sent on it, and fails after
+            # 1,000 of them. The end of a response would wait forever if the connection is closed.
+            await send({"type": "http.response.start", "status": 400})
+            await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
             return
 
         scope["app"] = self  # without this, the router would respond to an unknown path itself
@@ -134,7 +137,7 @@ class Sidecar:
                 "receive it: send what it says in the path or the body"
             )
         service = request.path_params["service"]
-        call = http_client.Request(
+        call = messages.Request(
             request.method,
             "/" + request.path_params["path"],
             request.headers.raw,
@@ -154,7 +157,7 @@ class Sidecar:
             headers["Content-Type"] = response.content_type.decode("latin-1")
         return Response(response.body, response.status, headers)
 
-    async def _call_in_background(self, line: str, service: str, call: http_client.Request) -> None:
+    async def _call_in_background(self, line: str, service: str, call: messages.Request) -> None:
         """Call the service for a caller that does not wait; log a response with an error status."""
         try:
             response = await self._delivery.call(service, call)
@@ -188,7 +191,7 @@ async def _add_slash(request: Request) -> Response:
 async def _not_embedded(request: Request) -> Response:
     """Refuse a request that needs the real KAR."""
     raise RefusedError(
-        "promises, actors, events and metrics need the real KAR: make a call of a service"
+        "this request needs the real KAR: the embedded one only makes calls of services"
     )
 
 

@@ -4,11 +4,14 @@ After N of them it responds with the number of requests. It prints each request 
 /redirect/0 redirects to /refuse/1. /slow/0 responds after 0.5 s, and so does /drain/0, which sends
 GOAWAY before that. The body of /malformed/0 is shorter than its Content-Length, and that of
 /endless/N has N bytes and no end.
+The response of /headers/0 has the headers that the body lists in JSON, valid or not, each with its
+value and how often that is repeated.
 To /early/0 it responds before it has the body, of which it takes no more than 64 KiB. It resets the
 stream of /reset/0 after 64 KiB, and lets /wait/0 wait until then.
 """
 
 import asyncio
+import json
 import os
 
 from h2.config import H2Configuration
@@ -16,13 +19,19 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived, StreamEnded
 
+CONFIG = H2Configuration(
+    client_side=False,
+    header_encoding=None,
+    validate_outbound_headers=False,
+    normalize_outbound_headers=False,
+)
 WINDOW = 65_535  # bytes that arrive on a connection before the service has taken any
 counts: dict[str, int] = {}
 
 
 class Connection(asyncio.Protocol):
     def __init__(self) -> None:
-        self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self.h2 = H2Connection(CONFIG)
         self.requests: dict[int, tuple[str, str]] = {}
         self.bodies: dict[int, bytes] = {}
         self.waiting: list[int] = []
@@ -66,7 +75,8 @@ class Connection(asyncio.Protocol):
 
     def respond(self, stream: int) -> None:
         method, path = self.requests.pop(stream)
-        print(f"{method} {path} {self.bodies[stream].decode()}".rstrip(), flush=True)
+        body = self.bodies[stream].decode()
+        print(f"{method} {path} {body}".rstrip(), flush=True)
         counts[path] = counts.get(path, 0) + 1
         _, behaviour, breaks, *_ = path.split("/")
         if behaviour == "redirect":
@@ -77,6 +87,11 @@ class Connection(asyncio.Protocol):
                 frame = b"\0\0\x08\x07\0\0\0\0\0" + stream.to_bytes(4, "big") + bytes(4)
                 self.transport.write(self.h2.data_to_send() + frame)
             asyncio.get_running_loop().call_later(0.5, self.respond_late, stream)
+        elif behaviour == "headers":
+            fields = json.loads(body) if body.startswith("[") else []
+            headers = [(name, value * count) for name, value, count in fields]
+            self.h2.send_headers(stream, [(":status", "200"), *headers])
+            self.h2.send_data(stream, b"headers", end_stream=True)
         elif behaviour == "malformed":
             self.h2.send_headers(stream, [(":status", "200"), ("content-length", "9")])
             self.h2.send_data(stream, b"short", end_stream=True)

@@ -38,6 +38,7 @@ def bare(kar: Kar, *arguments: str, **environment: str) -> Process:
         ["-app=x", "-app_port=18", "-runtime_port=PORT", "-h2c=true"],
         ["--app", "x", "--app_port=18", "--runtime_port", "PORT", "--h2c"],
         ["-app", "x", "-app_port", "18", "-runtime_port", "PORT", "-v", "info", "--"],
+        ["-app=x", "-app_port=18", "-runtime_port=PORT", "-h2c=1", "-h2c=t", "-h2c=TRUE", "-h2c=F"],
     ],
 )
 def test_flags_in_the_forms_of_go(kar: Kar, flags: list[str]) -> None:
@@ -170,24 +171,19 @@ def test_invalid_port_in_the_environment(kar: Kar) -> None:
     assert message == "error parsing KAR_APP_PORT as an integer"
 
 
-def rest(kar: Kar, *arguments: str) -> Process:
-    return bare(kar, "rest", "-app", kar.app, *arguments)
-
-
 def test_rest_calls_a_service(kar: Kar) -> None:
     kar.start_server(HELLO_DELAY="0")
     person = '{"name":"Alan","surname":"Turing"}'
-    post = rest(kar, "post", "async-server", "helloJson", person)
+    post = kar.rest("post", "async-server", "helloJson", person)
     assert (post.wait(), post.stderr_lines()) == (0, [])
     assert post.stdout_lines() == ['{"message":"Hello Alan Turing"}']
-    get = rest(kar, "get", "async-server", "health")
+    get = kar.rest("get", "async-server", "health")
     assert (get.wait(), get.stdout_lines()) == (0, ['{"message":"I am healthy"}'])
-    text = ("-content_type", "text/plain", "post", "async-server", "helloText", "\udcff")
-    not_utf8 = rest(kar, *text)
-    assert (not_utf8.wait(), not_utf8.stdout_lines()) == (0, ['"Hello \ufffd"'])
-    without_method = rest(kar, "", "async-server", "health")
+    text = kar.rest("-content_type", "text/plain", "post", "async-server", "helloText", "Zoë")
+    assert (text.wait(), text.stdout_lines()) == (0, ['"Hello Zoë"'])
+    without_method = kar.rest("", "async-server", "health")
     assert (without_method.wait(), without_method.stdout_lines()) == (0, get.stdout_lines())
-    wrong = rest(kar, "post", "async-server", "helloJson", "{}")
+    wrong = kar.rest("post", "async-server", "helloJson", "{}")
     assert (wrong.wait(), wrong.stdout_lines()) == (0, [])
     assert wrong.stderr_lines()[0] == "[STDERR] HTTP status: 422"
     assert wrong.stderr_lines()[1].startswith('[STDERR] {"detail":')
@@ -204,23 +200,39 @@ def test_rest_without_a_service_calls_no_component(kar: Kar) -> None:
     port = str(free_port())
     echo = kar.run("-app_port", port, "python", "tests/support/echo_service.py")
     echo.wait_for_line("Running on")
-    process = rest(kar, "-missing_component_timeout", "500ms", "get", "", "x")
+    process = kar.rest("-missing_component_timeout", "500ms", "get", "", "x")
     assert process.wait() == 1
     assert "deadline expired" in process.stdout_lines()[0]
+
+
+def test_rest_in_a_component(kar: Kar) -> None:
+    """It inherits KAR_RUNTIME_PORT, on which the sidecar of the component listens."""
+    with socket.create_server(("127.0.0.1", 0)) as sidecar:
+        port = str(sidecar.getsockname()[1])
+        arguments = ("rest", "-app", kar.app, "get", "echo", "x")
+        process = bare(kar, *arguments, KAR_RUNTIME_PORT=port)
+        assert "bind: address already in use" in fatal(process)
 
 
 @pytest.mark.parametrize("flag", ["-h2c", "-h2c=false"])
 def test_rest_with_invalid_method(kar: Kar, flag: str) -> None:
     kar.start_echo(flag)
-    process = rest(kar, "a b", "echo", "x")
+    process = kar.rest("a b", "echo", "x")
     assert process.wait() == 1
     reason = 'error invoking the service: net/http: invalid method "A B"'
     assert process.stdout_lines()[0].endswith(f"[ERROR] {reason}")
 
 
+@pytest.mark.embedded_only
+def test_rest_with_a_body_that_is_not_utf8(kar: Kar) -> None:
+    process = kar.rest("post", "echo", "x", "\udcff")
+    assert process.wait() == 1
+    assert "Base64" in process.stdout_lines()[0]
+
+
 def test_rest_with_content_type_that_is_not_utf8(kar: Kar) -> None:
     kar.start_echo("-h2c")
-    process = rest(kar, "-content_type", "\udcff", "post", "echo", "x", "body")
+    process = kar.rest("-content_type", "\udcff", "post", "echo", "x", "body")
     assert process.wait() == 0
     assert json.loads(process.stdout_lines()[0])["headers"]["content-type"] == "\ufffd"
 

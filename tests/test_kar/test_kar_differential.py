@@ -5,6 +5,7 @@ Differences that are known, and not generated here:
 - HEAD, Upgrade, Connection with other values than keep-alive, TE, redirects to other places and
   more than nine of them, compressed responses to a caller that accepts them: the real KAR gives no
   response, or a damaged one; see test_kar_refusals.py.
+- Bodies that are not UTF-8: the real KAR damages them.
 - Header names and paths that differ only in upper and lower case: Go redirects, or merges.
 - A caller's Cache-Control, User-Agent and Cookie: Go adds, shortens or joins them.
 - A percent sign in a path, unless it is percent-encoded twice: both give status 500, but Go quotes
@@ -39,11 +40,11 @@ HEADERS = st.dictionaries(
     VALUES,
     max_size=3,
 )
-BODIES = st.one_of(st.binary(max_size=40), st.text(max_size=40).map(str.encode))
+BODIES = st.text(max_size=40).map(str.encode)
 STATUSES = st.sampled_from([200, 201, 202, 203, 301, 302, 303, 307, 308, 400, 404, 418, 500, 503])
 LOCATIONS = st.sampled_from(["/x", "x", "../x", "/x/./y", "/a%20b", "/x?y=z", "/x#y", "/a b"])
 RESPONSES = st.fixed_dictionaries(
-    {"status": STATUSES, "hex": st.binary(max_size=20).map(bytes.hex)},
+    {"status": STATUSES, "body": st.text(max_size=20)},
     optional={
         "headers": st.fixed_dictionaries(
             {"location": LOCATIONS}, optional={"content-type": st.just("text/plain"), "x-a": VALUES}

@@ -236,18 +236,57 @@ def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
         assert "[ERROR] POST /kar/v1/service/missing/call/: kar was stopped" in line
 
 
+def start_in_shell(kar: Kar, line: str) -> Process:
+    """Start a line of bash, in which KAR stands for kar run with the test's application."""
+    return kar.processes.start(
+        "bash", "-c", line.replace("KAR", f"{quoted(kar)} run -app {kar.app}")
+    )
+
+
+def test_parent_that_ignores_sigchld(kar: Kar) -> None:
+    process = start_in_shell(kar, f"trap '' CHLD; exec KAR sh -c 'sleep {kar.lifetime}; exit 7'")
+    assert process.wait() == 7
+
+
+@pytest.mark.parametrize("end", ["cat <&3' 3< <(echo inherited)", "cat $0' <(echo inherited)"])
+def test_inherited_descriptor(kar: Kar, end: str) -> None:
+    process = start_in_shell(kar, f"KAR sh -c 'sleep {kar.lifetime}; {end}")
+    assert (process.wait(), process.stdout_lines()) == (0, ["[STDOUT] inherited"])
+
+
+def read_slowly(command: list[str], environment: dict[str, str]) -> bytes:
+    """Return the output of a command, which is a non-blocking pipe that is read late."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with subprocess.Popen(command, env=environment, stdout=writer), os.fdopen(reader, "rb") as pipe:
+        wait_until(lambda: not select.select([], [writer], [], 0)[1], "a full pipe")
+        os.close(writer)
+        return pipe.read()
+
+
+def test_non_blocking_output(kar: Kar) -> None:
+    program = f"yes {'x' * 99} | head -5000; sleep {kar.lifetime}"
+    command = [str(kar.path), "run", "-app", kar.app, "sh", "-c", program]
+    lines = read_slowly(command, kar.processes.environment).splitlines()
+    assert [line[27:] for line in lines] == [b"[STDOUT] " + b"x" * 99] * 5000
+
+
+def test_non_blocking_output_of_rest(kar: Kar) -> None:
+    kar.start_echo("-h2c")
+    request = ("post", "echo", "spec", '{"repeat": 500000}')
+    command = [str(kar.path), "rest", "-app", kar.app, *request]
+    assert read_slowly(command, kar.processes.environment) == b"x" * 500_000 + b"\n"
+
+
 def test_closed_standard_output_does_not_stop_kar(kar: Kar) -> None:
-    program = f"echo lost; sleep {kar.lifetime}"
-    command = f"exec {quoted(kar)} run -app {kar.app} sh -c '{program}' >&-"
-    process = kar.processes.start("sh", "-c", command)
+    process = start_in_shell(kar, f"exec KAR sh -c 'echo lost; sleep {kar.lifetime}' >&-")
     assert (process.wait(), process.stderr_lines()) == (0, [])
 
 
 @pytest.mark.embedded_only
 def test_closed_standard_input_is_empty_for_the_program(kar: Kar) -> None:
     """If it were closed for the program, too, cat would fail, or read another file."""
-    command = f"exec {quoted(kar)} run -app {kar.app} sh -c 'cat; echo end' <&-"
-    process = kar.processes.start("sh", "-c", command)
+    process = start_in_shell(kar, "exec KAR sh -c 'cat; echo end' <&-")
     assert (process.wait(), process.stdout_lines()) == (0, ["[STDOUT] end"])
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -144,6 +146,19 @@ def test_200_calls_in_flight_when_one_of_two_replicas_crashes(kar: Kar) -> None:
 
     responses = asyncio.run(call_and_crash())
     assert [response.status_code for response in responses] == [200] * 200
+
+
+@pytest.mark.slow
+def test_suspended_replica(kar: Kar) -> None:
+    """The other replica gets its calls, and it gets calls again when it continues."""
+    suspended = kar.start_echo("-h2c")
+    other = kar.start_echo("-h2c")
+    sidecar = kar.start_sidecar()
+    kar.wait_until_called(sidecar, suspended, other)
+    os.killpg(suspended.process.pid, signal.SIGSTOP)
+    assert calls_by_port(sidecar, 20) == {other.port: 20}
+    os.killpg(suspended.process.pid, signal.SIGCONT)
+    kar.wait_until_called(sidecar, suspended)
 
 
 @pytest.mark.slow

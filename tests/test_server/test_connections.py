@@ -1,7 +1,5 @@
 """What run() of server.py does for connections that carry many calls, and for odd requests."""
 
-import contextlib
-import threading
 import time
 
 import pytest
@@ -12,7 +10,6 @@ from support.processes import Processes, Server, free_port
 from server import MAX_BODY_SIZE
 
 IDLE_SECONDS = 6  # Hypercorn's default closes a connection after 5
-PERSON = {"name": "John", "surname": "Doe"}
 
 
 @pytest.fixture(scope="module")
@@ -112,43 +109,6 @@ def test_unread_body_does_not_stall_the_connection(processes: Processes) -> None
         assert slow not in connection.statuses
         connection.wait_for(slow)
         assert connection.bodies[slow] == b"300000"
-
-
-def reset_streams(url: str) -> None:
-    """Open 10,000 streams on one connection and reset each at once ("rapid reset").
-
-    Hypercorn closes the connection if that is faster than its send task can forget the streams.
-    """
-    with contextlib.suppress(OSError), FrameConnection(url) as connection:
-        for number in range(10_000):
-            stream = connection.open_stream("POST", "/helloText", end_stream=number % 2 == 0)
-            connection.h2.reset_stream(stream)
-            connection.flush()
-
-
-def request_without_reading(url: str) -> None:
-    """Request the documentation 50 times on each of 20 connections, and read no response."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(20):
-            connection = stack.enter_context(FrameConnection(url))
-            for _ in range(50):
-                connection.open_stream("GET", "/openapi.json", end_stream=True)
-            connection.flush()
-        with http2_client(url) as client:
-            assert client.get("health").status_code == 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("attack", [reset_streams, request_without_reading])
-def test_other_calls_during_an_attack(server: Server, attack: object) -> None:
-    assert callable(attack)
-    attacker = threading.Thread(target=attack, args=[server.url])
-    with http2_client(server.url) as client:
-        attacker.start()
-        while attacker.is_alive():
-            assert client.post("helloJson", json=PERSON).status_code == 200
-        attacker.join()
-        assert client.post("helloJson", json=PERSON).status_code == 200
 
 
 def test_service_of_ones_own(kar: Kar) -> None:

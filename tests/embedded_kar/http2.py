@@ -1,14 +1,14 @@
 """HTTP/2 without TLS to a service.
 
 httpx can do this too, but through it a sidecar makes half as many calls per second, and large
-request bodies that are sent at the same time can stall. The errors are those of httpx.
+request bodies that are sent at the same time can stall.
 """
 
 import asyncio
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import httpx
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -24,35 +24,41 @@ from h2.events import (
 from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
 
+from .messages import (
+    MAX_HEADERS,
+    MAX_RESPONSE,
+    UNFINISHED,
+    WRITTEN_BY_GO,
+    BrokenConnectionError,
+    Headers,
+    NotListeningError,
+    ServiceError,
+)
 from .output import warn_later
 
-MAX_RESPONSE = 1_000_000  # bytes of a body that are read; KAR could not pass on any more
 FRAME_HEADER = 9  # bytes
 GOAWAY = 7  # the type of a frame
 WINDOW = 2**24  # flow-control window in bytes, for each stream and for the connection
 MAX_STREAMS = 100  # requests at once on a connection, unless the service allows fewer
 PAUSE = 0.25  # seconds before a request is sent again
 
-ENDLESS = (
-    "the body of a response does not end, and KAR passes on only whole responses: do not stream"
-)
-
-Headers = list[tuple[bytes, bytes]]
+INVALID_VALUE = re.compile(rb"[\x00\r\n]")  # of a header
 
 
-class H2cClient:
+class Http2Client:
     """A client for one server, with as many connections as the requests in flight need."""
 
     user_agent = b"Go-http-client/2.0"
+    # HTTP/2 does not have the last four: they are about a connection of HTTP/1.1.
+    left_out = WRITTEN_BY_GO | {b"connection", b"keep-alive", b"proxy-connection", b"upgrade"}
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._connections: list[H2cConnection] = []
+        self._connections: list[Http2Connection] = []
         self._connecting = asyncio.Lock()
         self._closed = False
 
     async def close(self) -> None:
-        """Close the connections; requests in flight raise httpx.ReadError."""
         self._closed = True
         for connection in self._connections:
             connection.transport.abort()
@@ -60,10 +66,7 @@ class H2cClient:
     async def request(
         self, method: str, path: str, headers: Headers, body: bytes
     ) -> tuple[int, Headers, bytes]:
-        """Return the status, headers and body of the response; raises httpx.TransportError.
-
-        A request that the server has not processed is sent again.
-        """
+        """Send a request, again if the server has not processed it; raises ServiceError."""
         pseudo_headers = [
             (b":method", method.encode()),
             (b":scheme", b"http"),
@@ -83,15 +86,15 @@ class H2cClient:
             (_, status), *received = stream.headers
             return int(status), received, bytes(stream.body)
 
-    def _with_room(self) -> "H2cConnection | None":
+    def _with_room(self) -> "Http2Connection | None":
         return next((each for each in self._connections if each.has_room), None)
 
-    async def _connect(self) -> "H2cConnection":
+    async def _connect(self) -> "Http2Connection":
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(H2cConnection, "127.0.0.1", self._port)
+            _, connection = await loop.create_connection(Http2Connection, "127.0.0.1", self._port)
         except OSError as error:
-            raise httpx.ConnectError(str(error)) from error
+            raise NotListeningError(str(error)) from error
         if self._closed:
             connection.transport.abort()
         self._connections = [each for each in self._connections if not each.transport.is_closing()]
@@ -99,12 +102,8 @@ class H2cClient:
         return connection
 
 
-class NotProcessedError(httpx.TransportError):
+class NotProcessedError(ServiceError):
     """The service has not started on a request, so the request can be sent again."""
-
-
-class MalformedError(httpx.TransportError):
-    """A response is not valid."""
 
 
 @dataclass
@@ -117,17 +116,19 @@ class Stream:
     body: bytearray = field(default_factory=bytearray)
     notice: asyncio.TimerHandle | None = None
 
-    def fail(self, error: httpx.TransportError) -> None:
+    def fail(self, error: ServiceError) -> None:
         if not self.finished.done():
             self.finished.set_exception(error)
 
 
-class H2cConnection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """A connection, to be made with an event loop's create_connection()."""
 
     def __init__(self) -> None:
-        # The caller has normalized the headers. h2 still validates them.
-        self._h2 = H2Connection(H2Configuration(normalize_outbound_headers=False))
+        # The caller has normalized the headers, and h2 validates them. It would reject headers of
+        # a response that Go passes on, such as Connection.
+        config = H2Configuration(normalize_outbound_headers=False, validate_inbound_headers=False)
+        self._h2 = H2Connection(config)
         self._streams: dict[int, Stream] = {}
         self._unread = b""  # the beginning of a frame
         self.is_usable = True
@@ -139,14 +140,14 @@ class H2cConnection(asyncio.Protocol):
         return self.is_usable and len(self._streams) < limit
 
     async def request(self, headers: Headers, body: bytes) -> Stream:
-        """Send a request and return the stream with its response; raises httpx.TransportError."""
+        """Send a request and return the stream with its response; raises ServiceError."""
         try:
             stream_id = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream_id, headers, end_stream=not body)
         except ProtocolError as error:
             self.is_usable = False  # h2 may count the stream as open
             self._close_if_done()
-            raise httpx.LocalProtocolError(f"the request is invalid: {error}") from error
+            raise ServiceError(f"the request is invalid: {error}") from error
         stream = Stream(asyncio.get_running_loop().create_future(), memoryview(body))
         self._streams[stream_id] = stream
         try:
@@ -169,7 +170,11 @@ class H2cConnection(asyncio.Protocol):
         self.transport = transport
         self._h2.initiate_connection()
         self._h2.update_settings(
-            {SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}
+            {
+                SettingCodes.ENABLE_PUSH: 0,
+                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADERS,
+            }
         )
         self._h2.increment_flow_control_window(WINDOW)
         self._flush()
@@ -178,7 +183,9 @@ class H2cConnection(asyncio.Protocol):
         """Let h2 read frame by frame, to know which one it rejects, and to keep GOAWAY from it."""
         data = self._unread + data
         if data.startswith(b"HTTP/"):
-            self._fail(MalformedError("it is HTTP/1.1: leave out -h2c"))
+            self._fail(
+                ServiceError("the response is malformed: it is HTTP/1.1: start kar without -h2c")
+            )
             return
         start = 0
         while len(data) - start >= FRAME_HEADER:
@@ -206,7 +213,9 @@ class H2cConnection(asyncio.Protocol):
                 self._handle(event)
         except ProtocolError as error:
             # h2 cannot go on. The requests for which the frame was not meant are made again.
-            failure: httpx.TransportError = MalformedError(f"{type(error).__name__}: {error}")
+            failure: ServiceError = ServiceError(
+                f"the response is malformed: {type(error).__name__}: {error}"
+            )
             if culprit := self._streams.get(int.from_bytes(frame[5:9], "big")):
                 culprit.fail(failure)
                 failure = NotProcessedError("another response was malformed")
@@ -214,7 +223,7 @@ class H2cConnection(asyncio.Protocol):
             return False
         return True
 
-    def _fail(self, error: httpx.TransportError) -> None:
+    def _fail(self, error: ServiceError) -> None:
         """End the connection; all requests in flight raise the error."""
         self.is_usable = False
         for stream in self._streams.values():
@@ -225,14 +234,21 @@ class H2cConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.is_usable = False
         for stream in self._streams.values():
-            stream.fail(httpx.ReadError("the connection was closed"))
+            stream.fail(BrokenConnectionError("the connection was closed"))
 
     def _handle(self, event: Event) -> None:
         stream = self._streams.get(getattr(event, "stream_id", 0))
         match event:
             case ResponseReceived(headers=headers) if stream:
                 stream.headers = headers
-                stream.notice = warn_later(ENDLESS)
+                stream.notice = warn_later(UNFINISHED)
+                for name, value in headers:
+                    if name != name.lower() or INVALID_VALUE.search(value):
+                        stream.fail(
+                            ServiceError(
+                                f"the response is malformed: its header {name!r} is invalid"
+                            )
+                        )
             case DataReceived(stream_id=stream_id, data=data, flow_controlled_length=length):
                 self._h2.acknowledge_received_data(length, stream_id)
                 if stream and not stream.finished.done():
@@ -244,7 +260,7 @@ class H2cConnection(asyncio.Protocol):
                 stream.finished.set_result(None)
             case StreamReset(error_code=code) if stream:
                 was_refused = code == ErrorCodes.REFUSED_STREAM
-                failure = NotProcessedError if was_refused else httpx.ReadError
+                failure = NotProcessedError if was_refused else BrokenConnectionError
                 stream.fail(failure(f"the stream was reset with code {code}"))
             case WindowUpdated() | RemoteSettingsChanged():
                 for stream_id, stream in self._streams.items():
