@@ -16,6 +16,8 @@ from .messages import (
 )
 from .output import warn_later
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 class Http1Client:
     """A client for one server, with a connection for each request in flight."""
@@ -26,124 +28,92 @@ class Http1Client:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._in_use: set[Http1Connection] = set()
-        self._idle: list[Http1Connection] = []
+        self._idle: list[Connection] = []
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def close(self) -> None:
-        for connection in (*self._in_use, *self._idle):
-            connection.transport.abort()
+        """Close the connections; requests in flight raise BrokenConnectionError."""
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def request(
         self, method: str, path: str, headers: Headers, body: bytes
     ) -> tuple[int, Headers, bytes]:
-        connection = await self._take_connection()
-        self._in_use.add(connection)
+        """Return the status, headers and body of the response; raises ServiceError."""
+        reader, writer = await self._take_connection()
+        state = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
+        host = (b"host", b"127.0.0.1:%d" % self._port)
+        is_reusable = False
         try:
-            host = (b"host", b"127.0.0.1:%d" % self._port)
-            return await connection.request(method, path, [host, *headers], body)
-        finally:
-            self._in_use.discard(connection)
-            if connection.is_idle:
-                self._idle.append(connection)
-            else:
-                connection.transport.close()
-
-    async def _take_connection(self) -> "Http1Connection":
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.transport.is_closing():
-                return connection
-        loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_connection(Http1Connection, "127.0.0.1", self._port)
-        except OSError as error:
-            raise NotListeningError(str(error)) from error
-        return connection
-
-
-class Http1Connection(asyncio.Protocol):
-    """A connection that sends one request at a time."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.is_idle = True
-        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def request(
-        self, method: str, path: str, headers: Headers, body: bytes
-    ) -> tuple[int, Headers, bytes]:
-        """Send a request and return its response; raises ServiceError."""
-        self.is_idle = False
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
-        self._has_begun = False
-        self._status = 0
-        self._headers: Headers = []
-        self._body = bytearray()
-        self._notice: asyncio.TimerHandle | None = None
-        self._finished = asyncio.get_running_loop().create_future()
-        try:
-            request = h11.Request(method=method, target=path, headers=headers)
+            request = h11.Request(method=method, target=path, headers=[host, *headers])
             for event in (request, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self._h11.send(event) or b"")
+                writer.write(state.send(event) or b"")
+            response = await _receive(state, reader)
+            # A service can send more than the response. That is not one to the next request.
+            is_done = state.our_state is state.their_state is h11.DONE
+            is_reusable = is_done and state.trailing_data == (b"", False)
+            return response
         except h11.LocalProtocolError as error:
             raise ServiceError(f"the request is invalid: {error}") from error
-        try:
-            await self._finished
-        finally:
-            if self._notice:
-                self._notice.cancel()
-        return self._status, self._headers, bytes(self._body)
-
-    def data_received(self, data: bytes) -> None:
-        if self.is_idle or self._finished.done():  # the service was not asked for this
-            self.transport.abort()
-            return
-        if not self._has_begun and not b"HTTP/".startswith(data[:5]):
-            hint = "start kar with -h2c if the service speaks only HTTP/2"
-            self._fail(ServiceError(f"the response is malformed: it is not HTTP/1.1: {hint}"))
-            return
-        self._has_begun = True
-        self._receive(data)
-
-    def eof_received(self) -> None:
-        if not self.is_idle and not self._finished.done():
-            self._receive(b"")
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._fail(BrokenConnectionError("the connection was closed"))
-
-    def _receive(self, data: bytes) -> None:
-        try:
-            self._h11.receive_data(data)
-            while self._handle(self._h11.next_event()):
-                pass
         except h11.RemoteProtocolError as error:
-            self._fail(ServiceError(f"the response is malformed: {error}"))
+            raise ServiceError(f"the response is malformed: {error}") from error
+        except OSError as error:
+            raise BrokenConnectionError(str(error)) from error
+        finally:
+            if is_reusable:
+                self._idle.append((reader, writer))
+            else:
+                self._writers.discard(writer)
+                writer.close()
 
-    def _handle(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> bool:
-        """Handle an event of h11; return whether there can be another one."""
-        match event:
-            case h11.Response(status_code=status, headers=headers):
-                self._status = status
-                self._headers = list(headers)
-                self._notice = warn_later(UNFINISHED)
-            case h11.Data(data=data):
-                self._body += data
-                if len(self._body) > MAX_RESPONSE:
-                    self._finished.set_result(None)
-                    return False
-            case h11.EndOfMessage():
-                is_done = self._h11.our_state is self._h11.their_state is h11.DONE
-                self.is_idle = is_done and self._h11.trailing_data == (b"", False)
-                self._finished.set_result(None)
-                return False
-            case h11.InformationalResponse():
-                pass
-            case _:  # more data is needed, or there will be none
-                return False
-        return True
+    async def _take_connection(self) -> Connection:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            self._writers.discard(writer)
+            writer.close()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError as error:
+            raise NotListeningError(str(error)) from error
+        self._writers.add(writer)
+        return reader, writer
 
-    def _fail(self, error: ServiceError) -> None:
-        if not self._finished.done():
-            self._finished.set_exception(error)
+
+async def _receive(
+    state: h11.Connection, reader: asyncio.StreamReader
+) -> tuple[int, Headers, bytes]:
+    """Read a response; raises ServiceError, OSError, or an error of h11."""
+    status = 0
+    headers: Headers = []
+    body = bytearray()
+    received = b""
+    notice: asyncio.TimerHandle | None = None
+    try:
+        while True:
+            match state.next_event():
+                case h11.NEED_DATA:
+                    data = await reader.read(65_536)
+                    received = received or data
+                    if not b"HTTP/".startswith(received[:5]):
+                        raise ServiceError(
+                            "the response is malformed: it is not HTTP/1.1: start kar with -h2c if "
+                            "the service speaks only HTTP/2"
+                        )
+                    state.receive_data(data)
+                case h11.Response(status_code=status, headers=received_headers):
+                    headers = list(received_headers)
+                    notice = warn_later(UNFINISHED)
+                case h11.Data(data=part):
+                    body += part
+                    if len(body) > MAX_RESPONSE:
+                        break
+                case h11.EndOfMessage():
+                    break
+                case h11.ConnectionClosed():
+                    raise BrokenConnectionError("the connection was closed")
+    finally:
+        if notice:
+            notice.cancel()
+    return status, headers, bytes(body)

@@ -1,5 +1,6 @@
 """The kar under test, embedded or real, with an application of the test's own."""
 
+import re
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,6 +64,15 @@ class Replica:
     def greetings(self) -> int:
         """Return how many greetings a server.py has logged."""
         return self.process.stdout_lines().count("[STDOUT] HTTP version: 2")
+
+
+def fatal_error(process: Process) -> str:
+    """Wait for a kar that exits with status 1, and return the message of its only line."""
+    assert process.wait() == 1
+    (line,) = process.stdout_path.read_text().splitlines()
+    match = re.fullmatch(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[FATAL\] (.*)", line)
+    assert match, line
+    return match[1]
 
 
 class Kar:

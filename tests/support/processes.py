@@ -30,13 +30,6 @@ TIMEOUT = 60.0  # seconds for a condition to become true: the real KAR can take 
 # PYTHONUNBUFFERED, for example, output would appear without being flushed.
 OWN_VARIABLES = ("KAR_APP_HOST", "KAR_APP_PORT", "KAR_RUNTIME_PORT", "HELLO_DELAY", "PYTHON")
 
-# Makes standard input the controlling terminal, then becomes the command.
-TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; "
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "os.execvp(sys.argv[1], sys.argv[1:])"
-)
-
 
 def wait_until(condition: Callable[[], object], description: str, timeout: float = TIMEOUT) -> None:
     """Return once the condition is true; fail with the description after timeout seconds."""
@@ -69,13 +62,7 @@ def accepts_connections(port: int) -> bool:
 class Process:
     """A process in a session of its own, whose output goes to two files."""
 
-    def __init__(
-        self,
-        command: list[str],
-        environment: dict[str, str],
-        directory: Path,
-        stdin: int = subprocess.PIPE,
-    ) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
         self.command = command
         self.stdout_path = directory / f"{uuid.uuid4().hex}.stdout"
         self.stderr_path = self.stdout_path.with_suffix(".stderr")
@@ -84,7 +71,7 @@ class Process:
                 command,
                 cwd=ROOT,
                 env=environment,
-                stdin=stdin,
+                stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
@@ -203,23 +190,6 @@ class Process:
             self.popen.stdin.close()
 
 
-class TerminalProcess(Process):
-    """A process with a terminal of its own as standard input and controlling terminal."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
-        self.terminal, other_end = os.openpty()
-        super().__init__(command, environment, directory, other_end)
-        os.close(other_end)
-
-    def press_ctrl_c(self) -> None:
-        """Let the terminal send SIGINT to all processes in its foreground."""
-        os.write(self.terminal, b"\x03")
-
-    def end_session(self) -> None:
-        super().end_session()
-        os.close(self.terminal)
-
-
 @dataclass(frozen=True)
 class Server:
     """A server.py that runs without kar."""
@@ -250,13 +220,6 @@ class Processes:
         """Start a command in the top directory of the project, with more environment variables."""
         arguments = [str(argument) for argument in command]
         process = Process(arguments, {**self.environment, **environment}, self.directory)
-        self.started.append(process)
-        return process
-
-    def start_in_terminal(self, *command: str | Path) -> TerminalProcess:
-        """Start a command as a terminal's foreground process, which Ctrl-C interrupts."""
-        arguments = ["python", "-c", TAKE_TERMINAL, *map(str, command)]
-        process = TerminalProcess(arguments, self.environment, self.directory)
         self.started.append(process)
         return process
 

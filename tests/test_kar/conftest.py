@@ -7,7 +7,7 @@ from support.kar import Kar
 from support.kar_service import Service, start_service
 
 # The differential test compares the embedded KAR with the real one.
-collect_ignore = [] if os.environ.get("KAR") else ["test_kar_differential.py"]
+collect_ignore = [] if os.environ.get("KAR") else ["test_differential.py"]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import time
 import psutil
 import pytest
 from support.http2 import http2_client, send_next_to_greetings
-from support.kar import Kar, Sidecar
-from support.processes import Process, free_port, wait_until
+from support.kar import Kar, Sidecar, fatal_error
+from support.processes import wait_until
 
 pytestmark = pytest.mark.embedded_only
 CALL = "/kar/v1/service/async-server/call/"
@@ -23,12 +23,6 @@ def greeter(module_kar: Kar) -> Sidecar:
     """A sidecar through which a server.py can be called."""
     module_kar.start_server(HELLO_DELAY="0.5")
     return module_kar.start_sidecar()
-
-
-def fatal(process: Process) -> str:
-    assert process.wait() == 1
-    assert len(process.stdout_lines()) == 1
-    return process.stdout_lines()[0]
 
 
 def test_all_ports_are_on_loopback(kar: Kar) -> None:
@@ -66,7 +60,7 @@ def test_runtime_directory_that_is_a_link(kar: Kar, level: str) -> None:
     else:
         (directory / "link").symlink_to(directory / "other")
         process = kar.run("true", XDG_RUNTIME_DIR=str(directory / "link"))
-    assert "XDG_RUNTIME_DIR" in fatal(process)
+    assert "XDG_RUNTIME_DIR" in fatal_error(process)
     assert list((directory / "other").iterdir()) == []
 
 
@@ -75,7 +69,7 @@ def test_runtime_directory_of_another_user(kar: Kar) -> None:
     directory = kar.processes.directory / "embedded-kar"
     directory.mkdir(mode=0o700)
     os.chown(directory, 65534, -1)
-    assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
+    assert "XDG_RUNTIME_DIR" in fatal_error(kar.run("true"))
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])
@@ -83,11 +77,11 @@ def test_runtime_directory_that_others_can_write_to(kar: Kar, mode: int) -> None
     directory = kar.processes.directory / "embedded-kar"
     directory.mkdir()
     directory.chmod(mode)
-    assert "XDG_RUNTIME_DIR" in fatal(kar.run("true"))
+    assert "XDG_RUNTIME_DIR" in fatal_error(kar.run("true"))
 
 
 def test_runtime_directory_that_cannot_be_made(kar: Kar) -> None:
-    assert "/dev/null/x" in fatal(kar.run("true", XDG_RUNTIME_DIR="/dev/null/x"))
+    assert "/dev/null/x" in fatal_error(kar.run("true", XDG_RUNTIME_DIR="/dev/null/x"))
 
 
 def test_file_of_a_service_that_cannot_be_written(kar: Kar) -> None:
@@ -139,7 +133,7 @@ def test_file_of_a_service_that_is_removed_comes_back(kar: Kar) -> None:
 def test_runtime_directory_that_cannot_be_read(kar: Kar) -> None:
     directory = kar.processes.directory / "embedded-kar"
     directory.mkdir(mode=0o300)
-    message = fatal(kar.run("true"))
+    message = fatal_error(kar.run("true"))
     directory.chmod(0o700)  # pytest could not remove it otherwise
     assert "XDG_RUNTIME_DIR" in message
 
@@ -163,18 +157,6 @@ def test_path_never_leads_to_another_host(greeter: Sidecar, path: str) -> None:
         response = client.get("/", extensions={"target": (CALL + path).encode()})
         assert response.status_code == 404
         assert response.json()["detail"] == "Not Found"
-
-
-@pytest.mark.slow
-def test_proxy_in_the_environment_is_ignored(kar: Kar) -> None:
-    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
-    port = str(free_port())
-    server = kar.run(
-        *["-service", "async-server", "-app_port", port, "python", "server.py"], **proxies
-    )
-    server.wait_for_line("Running on")
-    client = kar.run("-h2c", "python", "client.py", **proxies)
-    assert client.wait() == 0
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.kar import Kar
+from support.kar import Kar, fatal_error
 from support.processes import Process, free_port
 
 
@@ -14,16 +14,6 @@ def show(kar: Kar) -> list[str]:
     """Return a command that prints its variables and its arguments."""
     variables = "$KAR_RUNTIME_PORT $KAR_APP_PORT $KAR_REQUEST_TIMEOUT"
     return ["sh", "-c", f"sleep {kar.lifetime}; echo {variables} $0 $1", "a", "-h2c"]
-
-
-def fatal(process: Process) -> str:
-    """Return the message of a kar that ends with status 1 and one line on standard output."""
-    assert process.wait() == 1
-    lines = process.stdout_path.read_text().splitlines()
-    assert len(lines) == 1
-    stamp = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[FATAL\] "
-    assert re.match(stamp, lines[0])
-    return re.sub(stamp, "", lines[0])
 
 
 def bare(kar: Kar, *arguments: str, **environment: str) -> Process:
@@ -68,19 +58,19 @@ def test_default_ports(kar: Kar) -> None:
 
 
 def test_missing_application(kar: Kar) -> None:
-    assert fatal(bare(kar, "run", "true")) == "app name is required"
+    assert fatal_error(bare(kar, "run", "true")) == "app name is required"
 
 
 @pytest.mark.parametrize("command", ["no-such-command", "./no-such-command", "/etc/passwd"])
 def test_run_command_that_cannot_be_started(kar: Kar, command: str) -> None:
-    message = fatal(kar.run(command))
+    message = fatal_error(kar.run(command))
     assert message.startswith("failed to start service: ")
     assert command in message
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "Zoë", "a" * 260])
 def test_run_with_invalid_application_name(kar: Kar, name: str) -> None:
-    message = fatal(bare(kar, "run", "-app", name, "true"))
+    message = fatal_error(bare(kar, "run", "-app", name, "true"))
     assert message.startswith("failed to connect to Kafka: ")
     assert "Topic name is invalid: " in message
     assert f"'kar_{name}'" in message
@@ -89,7 +79,7 @@ def test_run_with_invalid_application_name(kar: Kar, name: str) -> None:
 def test_runtime_port_in_use(kar: Kar) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        message = fatal(kar.run("-runtime_port", str(port), "true"))
+        message = fatal_error(kar.run("-runtime_port", str(port), "true"))
     problem = f"listen tcp 127.0.0.1:{port}: bind: address already in use"
     assert message == f"TCP listener failed: {problem}"
 
@@ -162,12 +152,12 @@ def test_actors_need_the_real_kar(kar: Kar, arguments: list[str]) -> None:
 @pytest.mark.embedded_only
 @pytest.mark.parametrize("port", ["-1", "65536"])
 def test_port_out_of_range(kar: Kar, port: str) -> None:
-    assert f"address {port}: invalid port" in fatal(kar.run("-app_port", port, "true"))
+    assert f"address {port}: invalid port" in fatal_error(kar.run("-app_port", port, "true"))
 
 
 @pytest.mark.embedded_only
 def test_invalid_port_in_the_environment(kar: Kar) -> None:
-    message = fatal(kar.run("true", KAR_APP_PORT="x"))
+    message = fatal_error(kar.run("true", KAR_APP_PORT="x"))
     assert message == "error parsing KAR_APP_PORT as an integer"
 
 
@@ -192,7 +182,7 @@ def test_rest_calls_a_service(kar: Kar) -> None:
 @pytest.mark.parametrize("arguments", [[], ["get", "async-server"], ["a", "b", "c", "d", "e"]])
 def test_rest_with_wrong_number_of_arguments(kar: Kar, arguments: list[str]) -> None:
     message = f"rest expects either three or four arguments; got {len(arguments)}"
-    assert fatal(kar.rest(*arguments)) == message
+    assert fatal_error(kar.rest(*arguments)) == message
 
 
 @pytest.mark.embedded_only  # the real kar rest waits for longer than its timeout
@@ -211,7 +201,7 @@ def test_rest_in_a_component(kar: Kar) -> None:
         port = str(sidecar.getsockname()[1])
         arguments = ("rest", "-app", kar.app, "get", "echo", "x")
         process = bare(kar, *arguments, KAR_RUNTIME_PORT=port)
-        assert "bind: address already in use" in fatal(process)
+        assert "bind: address already in use" in fatal_error(process)
 
 
 @pytest.mark.parametrize("flag", ["-h2c", "-h2c=false"])
@@ -249,4 +239,4 @@ def test_missing_packages_are_named(kar: Kar) -> None:
     process = kar.processes.start("python", "-S", kar.path, "run", "-app", "x", "true")
     assert process.wait() == 1
     (line,) = process.stderr_lines()
-    assert line.endswith("pip install hypercorn 'httpx[http2]' h2 starlette")
+    assert line.endswith("pip install hypercorn h2 starlette")

@@ -4,7 +4,7 @@ Differences that are known, and not generated here:
 
 - HEAD, Upgrade, Connection with other values than keep-alive, TE, redirects to other places and
   more than nine of them, compressed responses to a caller that accepts them: the real KAR gives no
-  response, or a damaged one; see test_kar_refusals.py.
+  response, or a damaged one; see test_refusals.py.
 - Bodies that are not UTF-8: the real KAR damages them.
 - Header names and paths that differ only in upper and lower case: Go redirects, or merges.
 - A caller's Cache-Control, User-Agent and Cookie: Go adds, shortens or joins them.

@@ -178,38 +178,25 @@ def test_signal_to_the_process_goes_through_its_handler(kar: Kar) -> None:
     assert process.stdout_lines()[-1] == "[STDOUT] handled"
 
 
-SLEEP = ["sh", "-c", "sleep $0; echo ready; exec sleep 1000"]
-ASYNCIO_SLEEP = [
-    sys.executable,
-    "-c",
-    "import asyncio, sys, time; time.sleep(float(sys.argv[1])); print('ready', flush=True); "
-    "asyncio.run(asyncio.sleep(1000))",
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [SLEEP, ASYNCIO_SLEEP], ids=["sh", "asyncio"])
-def test_ctrl_c_is_silent(kar: Kar, command: list[str]) -> None:
-    """The terminal sends SIGINT to kar and to the process, which exits of it or is killed."""
-    arguments = ["run", "-app", kar.app, *command, str(kar.lifetime)]
-    for _ in range(2):
-        process = kar.processes.start_in_terminal(kar.path, *arguments)
-        process.wait_for_line("ready")
-        process.press_ctrl_c()
-        assert process.wait() == 0
-        assert process.stderr_lines() == []
-        assert process.stdout_lines()[0] == "[STDOUT] ready"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("handling", ["exec sleep 1000", "trap exit TERM; while :; do :; done"])
-def test_signal_to_the_whole_group_is_silent(kar: Kar, handling: str) -> None:
-    """The command timeout sends SIGTERM to kar and to the process."""
-    for _ in range(2):
-        process = kar.run("sh", "-c", f"sleep {kar.lifetime}; echo ready; {handling}")
-        process.wait_for_line("ready")
-        os.killpg(process.pid, signal.SIGTERM)
-        assert (process.wait(), process.stderr_lines()) == (0, [])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "exec sleep 1000",
+        "trap exit TERM INT; while :; do :; done",
+        "exec python -c 'import asyncio; asyncio.run(asyncio.sleep(1000))'",
+    ],
+)
+def test_signal_to_the_whole_group_is_silent(
+    kar: Kar, program: str, number: signal.Signals
+) -> None:
+    """Ctrl-C in a terminal, and the command timeout, send a signal to kar and to the process."""
+    process = kar.run("sh", "-c", f"sleep {kar.lifetime}; echo ready; {program}")
+    process.wait_for_line("ready")
+    os.killpg(process.pid, number)
+    assert (process.wait(), process.stderr_lines()) == (0, [])
+    assert process.stdout_lines()[0] == "[STDOUT] ready"
 
 
 @pytest.mark.embedded_only  # the real kar waits for the requests in flight
