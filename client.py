@@ -14,9 +14,9 @@ import sys
 import httpx
 
 MAX_IDLE = 100  # connections that a client keeps for later requests
-# No connection uses TLS, but without this context httpx would load certificates, which takes
-# longer than a call.
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+# httpx asks for a context even where nothing uses TLS. Without this one it would load certificates,
+# which takes longer than a call.
+UNUSED_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 async def main() -> None:
@@ -43,7 +43,7 @@ def message_of(response: httpx.Response) -> str:
 
 
 def sidecar_client(service: str) -> httpx.AsyncClient:
-    """Return an httpx client for a service of this application.
+    """Return an httpx client for a service of this KAR application.
 
     Start paths with a slash: without one, httpx reads "items:search" as a URL with the scheme
     "items". Raises ValueError if KAR_RUNTIME_PORT is not a valid port.
@@ -58,7 +58,7 @@ def sidecar_client(service: str) -> httpx.AsyncClient:
         transport=OneRequestPerConnection(),
         # KAR treats each body as text, which damages a compressed one.
         headers={"Accept-Encoding": "identity"},
-        # Seconds without any data. In a test on three machines, calls that KAR repeated took 19 s.
+        # httpx gives up after so many seconds without data. KAR can take 19 s to repeat a call.
         timeout=30,
     )
 
@@ -66,9 +66,9 @@ def sidecar_client(service: str) -> httpx.AsyncClient:
 class OneRequestPerConnection(httpx.AsyncBaseTransport):
     """httpx transport that sends one request at a time over each HTTP/2 connection.
 
-    Workaround: httpx sends all requests at once over a single connection. There, a fast response
-    can arrive as late as a slow one, a large request stalls the others, and if one request times
-    out, all of them fail. Cancelled requests stay open, so that after 100 of them each new one
+    Workaround: httpx sends all requests at once over a single connection. A fast response can then
+    arrive as late as a slow one, a large request stalls the others, and if one request times out,
+    all of them fail. Cancelled requests stay open, so that after 100 of them each new one
     fails. Use the transport of httpx itself when these problems are fixed:
     https://github.com/encode/httpcore/issues/1022
     """
@@ -82,7 +82,7 @@ class OneRequestPerConnection(httpx.AsyncBaseTransport):
             connection = self.idle.pop()
         else:
             # Without TLS there is no negotiation, so both sides have to begin with HTTP/2.
-            connection = httpx.AsyncHTTPTransport(verify=NO_TLS, http1=False, http2=True)
+            connection = httpx.AsyncHTTPTransport(verify=UNUSED_TLS, http1=False, http2=True)
         try:
             response = await connection.handle_async_request(request)
             content = b"".join([part async for part in response.aiter_raw()])

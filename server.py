@@ -75,7 +75,9 @@ async def simulate_work(request: Request) -> None:
     await asyncio.sleep(HELLO_DELAY)
 
 
-MAX_BODY_SIZE = 1_000_000  # bytes; KAR delivers no more, but a direct caller could send more
+MAX_BODY_SIZE = (
+    1_000_000  # bytes; KAR delivers at most as many, but a direct caller could send more
+)
 
 
 def run(app: ASGIApp) -> None:
@@ -83,7 +85,7 @@ def run(app: ASGIApp) -> None:
 
     There is no graceful shutdown, and the cleanup of a lifespan does not run: SIGTERM and SIGINT
     terminate the process at once, and kar itself uses SIGKILL. No calls are lost, because KAR
-    repeats the calls of a process that has exited. It can lose a call if the process closes the
+    repeats the calls of a process that has exited. KAR can lose a call if the process closes the
     connection and goes on running, as in a graceful shutdown.
     """
     host = os.environ.get("KAR_APP_HOST") or "127.0.0.1"
@@ -100,10 +102,10 @@ def run(app: ASGIApp) -> None:
     # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
     # loses a POST that arrives at that moment.
     config.keep_alive_max_requests = sys.maxsize
-    # No timeout is without a cost. Hypercorn keeps the file descriptor of a client that has
-    # disconnected until the timeout has passed, so a health check each second holds as many as the
-    # timeout has seconds, of the 1,024 that are usual. And KAR loses a call that arrives in the
-    # 0.4 ms in which an idle connection is closed. No job runs with this period.
+    # A long timeout costs file descriptors: Hypercorn keeps that of a client which has disconnected
+    # for so many seconds, so a health check each second holds 257 of the usual 1,024. A short one
+    # costs calls: KAR loses one that arrives in the 0.4 ms in which an idle connection is closed.
+    # With an odd number of seconds, no job that runs every few minutes always meets that moment.
     config.keep_alive_timeout = 257
     # With a shutdown_trigger, Hypercorn handles no signals.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,8 +118,8 @@ def run(app: ASGIApp) -> None:
 def exit_at_once(number: int, frame: FrameType | None) -> None:
     """Terminate this process; a signal handler.
 
-    sys.exit() would wait for the requests in flight. Without a handler, the signal has no effect on
-    the first process of a container.
+    sys.exit() would wait for the requests in flight. Without a handler, PID 1, such as the main
+    process of a container, ignores both signals.
     """
     os._exit(128 + number)
 
@@ -125,7 +127,8 @@ def exit_at_once(number: int, frame: FrameType | None) -> None:
 async def exit_with_kar() -> None:
     """Terminate this process when its sidecar has exited, so that it does not keep the port.
 
-    A kar that is stopped kills this process, but one that crashes leaves it running.
+    A kar that is stopped kills this process, but one that crashes leaves it running. As the
+    shutdown_trigger of Hypercorn, this function never returns, since there is no graceful shutdown.
     """
     port = os.environ.get("KAR_RUNTIME_PORT")
     if not port:  # started without kar
@@ -151,8 +154,8 @@ class ReadRequestFirst:
     a request that already has its response, such as a 404. It also stops reading a connection
     while ten parts of one request's body are unread. KAR delivers each request as a whole, so
     waiting for its end costs nothing. It is not added with app.add_middleware(), because run()
-    serves any ASGI application. The first problem is reported, and this class can go when Hypercorn
-    has fixed both: https://github.com/pgjones/hypercorn/issues/329
+    serves any ASGI application. Remove this class when Hypercorn has fixed both problems. The first
+    one is reported: https://github.com/pgjones/hypercorn/issues/329
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -168,8 +171,9 @@ class ReadRequestFirst:
                 if len(body) <= MAX_BODY_SIZE:
                     body += part
         except ClientDisconnect:
-            # Hypercorn keeps a stream that was reset until something is sent on it, and fails after
-            # 1,000 of them. The end of a response would wait forever if the connection is closed.
+            # Send something, so that Hypercorn forgets the stream if it was reset: it fails after
+            # 1,000 of them. Do not end the response: if the connection was closed, that send()
+            # would never return.
             await send({"type": "http.response.start", "status": 400})
             await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
             return

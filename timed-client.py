@@ -51,9 +51,9 @@ LEVELS = " .:-=+*#@"  # of the timeline, from no calls in flight to the most
 
 @dataclass
 class Result:
-    """One call, with the seconds that time.perf_counter() had counted at three moments.
+    """One call, with three readings of time.perf_counter(), in seconds.
 
-    made is when call() was called, and sent is when a slot was free for the request.
+    made is the time of call(), and sent is when there was a free slot for the request.
     """
 
     made: float
@@ -89,8 +89,8 @@ async def measure(
         results.append(result)
         return timed_call(service, free_slots, number, result)
 
-    # Before anything is measured, wait for the server and open the connections that the client
-    # keeps. With more calls in flight than that, the time to open the others is measured.
+    # Warm up: wait for the server, and open up to MAX_IDLE connections. With more calls in flight,
+    # the time to open the other connections is part of the measurement.
     await asyncio.gather(*[service.get("/health") for _ in range(min(concurrency, MAX_IDLE))])
     await SETTINGS[setting](call, count)
     return results

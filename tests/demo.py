@@ -27,7 +27,7 @@ STARTS = 5  # a real KAR can fail to start when the application is new
 
 
 def show_clients(stage: "Stage") -> None:
-    print("\nAct 1: client.py calls server.py, through the sidecars of both. Both see HTTP/2.\n")
+    print("\nAct 1: client.py calls server.py through KAR. Both see HTTP/2.\n")
     server = stage.start_server()
     stage.run("client.py")
     server.wait_for_line("HTTP version: 2", 2)

@@ -112,8 +112,9 @@ class Sidecar:
             if not message.get("more_body"):
                 break
         if message["type"] == "http.disconnect":
-            # Hypercorn keeps a stream that was reset until something is sent on it, and fails after
-            # 1,000 of them. The end of a response would wait forever if the connection is closed.
+            # Send something, so that Hypercorn forgets the stream if it was reset: it fails after
+            # 1,000 of them. Do not end the response: if the connection was closed, that send()
+            # would never return.
             await send({"type": "http.response.start", "status": 400})
             await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
             return
@@ -134,7 +135,7 @@ class Sidecar:
         if request.scope["query_string"]:
             warn_once(
                 f"{_line(request)}: KAR drops the query string, and so the service does not "
-                "receive it: send what it says in the path or the body"
+                "receive it: send its values in the body"
             )
         service = request.path_params["service"]
         call = messages.Request(

@@ -26,8 +26,8 @@ NOT_RUN = {
     "kubectl logs job/client": "it needs a cluster",
     "kubectl port-forward deployment/async-server 3500 &": "it needs a cluster",
     "curl http://127.0.0.1:3500/kar/v1/service/async-server/call/health": "it needs a cluster",
-    "export KAFKA_BROKERS=127.0.0.1:9092 KAFKA_VERSION=2.8.1": "it is for the real KAR",
-    "export REDIS_HOST=127.0.0.1": "it is for the real KAR",
+    "export KAFKA_BROKERS=192.0.2.10:9092 REDIS_HOST=192.0.2.10": "it is for the real KAR",
+    "export KAFKA_VERSION=2.8.1": "it is for the real KAR",
 }
 ADD_KAR_TO_PATH = 'export PATH="$PWD/tests/bin:$PATH"'
 START_SERVER = "kar run -h2c -app hello-async -service async-server python server.py"
@@ -164,12 +164,20 @@ def test_code_excerpts_are_in_the_scripts() -> None:
 
 def test_service_of_ones_own(terminal: Terminal, tmp_path: Path) -> None:
     """The section on that, followed to the letter."""
-    _, _, service, client = code_blocks(README, "python")
+    _, _, service, client, second_service = code_blocks(README, "python")
     (tmp_path / "dictionary.py").write_text(service)
     (tmp_path / "translate.py").write_text(client)
+    (tmp_path / "sentence.py").write_text(second_service)
     for name in ("server.py", "client.py"):
         shutil.copy(ROOT / name, tmp_path)
     terminal.start(START_OWN_SERVICE, tmp_path).wait_for_line("Running on")
     process = terminal.start(START_OWN_CLIENT, tmp_path)
     assert process.wait() == 0, process.stdout_lines()
     assert process.stdout_lines() == ["[STDOUT] ONE"]
+    terminal.port = str(free_port())
+    start_sentence = START_OWN_SERVICE.replace("dictionary", "sentence")
+    terminal.start(start_sentence, tmp_path).wait_for_line("Running on")
+    call = 'kar rest -app my-app post sentence sentence \'{"text": "two"}\''
+    process = terminal.start(call, tmp_path)
+    assert process.wait() == 0, process.stdout_lines()
+    assert process.stdout_lines() == ['{"text":"TWO"}']
