@@ -75,9 +75,7 @@ async def simulate_work(request: Request) -> None:
     await asyncio.sleep(HELLO_DELAY)
 
 
-MAX_BODY_SIZE = (
-    1_000_000  # bytes; KAR delivers at most as many, but a direct caller could send more
-)
+MAX_BODY_SIZE = 1_000_000  # bytes; KAR delivers no larger body, but a direct caller could send one
 
 
 def run(app: ASGIApp) -> None:
@@ -105,7 +103,7 @@ def run(app: ASGIApp) -> None:
     # A long timeout costs file descriptors: Hypercorn keeps that of a client which has disconnected
     # for so many seconds, so a health check each second holds 257 of the usual 1,024. A short one
     # costs calls: KAR loses one that arrives in the 0.4 ms in which an idle connection is closed.
-    # With an odd number of seconds, no job that runs every few minutes always meets that moment.
+    # No usual job runs every 257 s, and so always meets that moment.
     config.keep_alive_timeout = 257
     # With a shutdown_trigger, Hypercorn handles no signals.
     for number in (signal.SIGTERM, signal.SIGINT):
