@@ -107,7 +107,10 @@ def parse(flags: Flags, arguments: list[str]) -> tuple[SimpleNamespace, list[str
         try:
             setattr(options, name, READERS[kind](value))
         except ValueError as error:
-            raise UsageError(f'invalid value "{value}" for flag -{name}: parse error') from error
+            problem = f'invalid value "{value}" for flag -{name}'
+            if kind is bool:
+                problem = f'invalid boolean value "{value}" for -{name}'
+            raise UsageError(f"{problem}: parse error") from error
     return options, remaining
 
 

@@ -42,7 +42,7 @@ WINDOW = 2**24  # flow-control window in bytes, for each stream and for the conn
 MAX_STREAMS = 100  # requests at once on a connection, unless the service allows fewer
 PAUSE = 0.25  # seconds before a request is sent again
 
-INVALID_VALUE = re.compile(rb"[\x00\r\n]")  # of a header
+CONTROL_CHARACTER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Http2Client:
@@ -243,7 +243,7 @@ class Http2Connection(asyncio.Protocol):
                 stream.headers = headers
                 stream.notice = warn_later(UNFINISHED)
                 for name, value in headers:
-                    if name != name.lower() or INVALID_VALUE.search(value):
+                    if name != name.lower() or CONTROL_CHARACTER.search(value):
                         stream.fail(
                             ServiceError(
                                 f"the response is malformed: its header {name!r} is invalid"

@@ -89,6 +89,7 @@ def test_runtime_port_in_use(kar: Kar) -> None:
     [
         (["run", "-nope"], "flag provided but not defined: -nope"),
         (["run", "-app_port", "abc"], 'invalid value "abc" for flag -app_port: parse error'),
+        (["run", "-h2c=tRUE"], 'invalid boolean value "tRUE" for -h2c: parse error'),
         (["run", "-v"], "flag needs an argument: -v"),
         (
             ["run", "-missing_component_timeout", "9999999h"],
