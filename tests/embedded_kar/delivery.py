@@ -232,7 +232,7 @@ async def _send(client: Client, request: Request) -> Response:
     # Of several headers with one name, Go reads the first.
     received = {name.lower(): value for name, value in reversed(response_headers)}
     is_gzip = received.get(b"content-encoding", b"").lower() == b"gzip"
-    if content and decompresses and is_gzip:
+    if decompresses and is_gzip:
         content = _decompress(content)
     return Response(status, received, content)
 
