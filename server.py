@@ -100,10 +100,11 @@ def run(app: ASGIApp) -> None:
     # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
     # loses a POST that arrives at that moment.
     config.keep_alive_max_requests = sys.maxsize
-    # A long timeout costs file descriptors: Hypercorn keeps that of a client which has disconnected
-    # for so many seconds, so a health check each second holds 257 of the usual 1,024. A short one
-    # costs calls: KAR loses one that arrives in the 0.4 ms in which an idle connection is closed.
-    # No usual job runs every 257 s, and so always meets that moment.
+    # A long timeout costs file descriptors. After a client has disconnected, Hypercorn keeps its
+    # descriptor until the timeout: with a health check each second, 257 of the usual 1,024. A short
+    # timeout costs calls: KAR loses one that arrives in the 0.4 ms in which an idle connection is
+    # closed.
+    # 257 s is not the period of a usual job, which could meet that moment each time.
     config.keep_alive_timeout = 257
     # With a shutdown_trigger, Hypercorn handles no signals.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -137,7 +138,7 @@ async def exit_with_kar() -> None:
             await reader.read()  # returns when the sidecar exits, or closes an idle connection
             writer.close()
         except (ConnectionRefusedError, OverflowError, socket.gaierror) as error:
-            with suppress(OSError):  # kar has crashed, so nobody reads this
+            with suppress(OSError):  # after a crash of kar, nobody reads this
                 print(f"no sidecar at KAR_RUNTIME_PORT={port}: {error}", file=sys.stderr)
             os._exit(1)
         except OSError:
@@ -169,9 +170,9 @@ class ReadRequestFirst:
                 if len(body) <= MAX_BODY_SIZE:
                     body += part
         except ClientDisconnect:
-            # Send something, so that Hypercorn forgets the stream if it was reset: it fails after
-            # 1,000 of them. Do not end the response: if the connection was closed, that send()
-            # would never return.
+            # Send something: otherwise Hypercorn keeps each stream that was reset, and fails after
+            # 1,000. Do not end the response: if the connection was closed, that send() would never
+            # return.
             await send({"type": "http.response.start", "status": 400})
             await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
             return

@@ -112,9 +112,9 @@ class Sidecar:
             if not message.get("more_body"):
                 break
         if message["type"] == "http.disconnect":
-            # Send something, so that Hypercorn forgets the stream if it was reset: it fails after
-            # 1,000 of them. Do not end the response: if the connection was closed, that send()
-            # would never return.
+            # Send something: otherwise Hypercorn keeps each stream that was reset, and fails after
+            # 1,000. Do not end the response: if the connection was closed, that send() would never
+            # return.
             await send({"type": "http.response.start", "status": 400})
             await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
             return

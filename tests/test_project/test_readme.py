@@ -22,6 +22,7 @@ NOT_RUN = {
     "KAR=/usr/local/bin/kar python3 tests/check.py": "it runs the tests",
     ".venv/bin/python tests/benchmark.py": "it takes minutes and needs an idle machine",
     "docker build -f tests/kubernetes/Dockerfile -t hello-async .": "it needs Docker",
+    "kind load docker-image hello-async": "it needs a cluster",
     "kubectl apply -f tests/kubernetes/hello-async.yaml": "it needs a cluster",
     "kubectl logs job/client": "it needs a cluster",
     "kubectl port-forward deployment/async-server 3500 &": "it needs a cluster",
