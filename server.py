@@ -103,8 +103,7 @@ def run(app: ASGIApp) -> None:
     # A long timeout costs file descriptors. After a client has disconnected, Hypercorn keeps its
     # descriptor until the timeout: with a health check each second, 257 of the usual 1,024. A short
     # timeout costs calls: KAR loses one that arrives in the 0.4 ms in which an idle connection is
-    # closed.
-    # 257 s is not the period of a usual job, which could meet that moment each time.
+    # closed. 257 s is not the period of a usual job, which could meet that moment each time.
     config.keep_alive_timeout = 257
     # With a shutdown_trigger, Hypercorn handles no signals.
     for number in (signal.SIGTERM, signal.SIGINT):
