@@ -56,6 +56,8 @@ class Http1Client:
         except h11.LocalProtocolError as error:
             raise ServiceError(f"the request is invalid: {error}") from error
         except h11.RemoteProtocolError as error:
+            if reader.at_eof():
+                raise BrokenConnectionError("the response is not complete") from error
             raise ServiceError(f"the response is malformed: {error}") from error
         except OSError as error:
             raise BrokenConnectionError(str(error)) from error
@@ -111,8 +113,6 @@ async def _receive(
                         break
                 case h11.EndOfMessage():
                     break
-                case h11.ConnectionClosed():
-                    raise BrokenConnectionError("the connection was closed")
     finally:
         if notice:
             notice.cancel()

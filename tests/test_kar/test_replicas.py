@@ -100,26 +100,30 @@ def crash(replica: Replica, part: str) -> psutil.Process:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "other_replica"),
+    ("part", "other_replica", "flag"),
     [
-        ("process", "running"),
-        ("both", "running"),
-        ("sidecar", "running"),
-        ("both", "started later"),
+        ("process", "running", "-h2c"),
+        ("process", "running", "-h2c=false"),
+        ("both", "running", "-h2c"),
+        ("sidecar", "running", "-h2c"),
+        ("sidecar", "running", "-h2c=false"),
+        ("both", "started later", "-h2c"),
     ],
 )
-def test_calls_in_flight_when_a_replica_crashes(kar: Kar, part: str, other_replica: str) -> None:
-    replica = kar.start_echo("-h2c")
+def test_calls_in_flight_when_a_replica_crashes(
+    kar: Kar, part: str, other_replica: str, flag: str
+) -> None:
+    replica = kar.start_echo(flag)
     sidecar = kar.start_sidecar()
 
     async def call_and_crash() -> list[httpx.Response]:
         calls = asyncio.create_task(call_echo(sidecar, 20, {replica: 1000}))
         await asyncio.to_thread(replica.process.wait_for_line, "POST /spec", 20)
         if other_replica == "running":
-            await asyncio.to_thread(kar.start_echo, "-h2c")
+            await asyncio.to_thread(kar.start_echo, flag)
         await asyncio.to_thread(crash, replica, part)
         if other_replica == "started later":
-            await asyncio.to_thread(kar.start_echo, "-h2c")
+            await asyncio.to_thread(kar.start_echo, flag)
         return await calls
 
     responses = asyncio.run(call_and_crash())
