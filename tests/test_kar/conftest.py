@@ -1,13 +1,8 @@
 """Fixtures of the tests of KAR: services, and sidecars to call them through."""
 
-import os
-
 import pytest
 from support.kar import Kar
 from support.kar_service import Service, start_service
-
-# The differential test compares the embedded KAR with the real one.
-collect_ignore = [] if os.environ.get("KAR") else ["test_differential.py"]
 
 
 @pytest.fixture(scope="module")
