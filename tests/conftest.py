@@ -1,16 +1,15 @@
 """Fixtures of the suite: processes that end with the test, and the kar under test."""
 
-import importlib.util
+import importlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from support.kar import Kar, Topics
-from support.processes import EMBEDDED_KAR, ROOT, Processes
+from support.processes import EMBEDDED_KAR, Processes
 
 REAL_KAR = os.environ.get("KAR")
 KAR_PATHS = {"embedded": EMBEDDED_KAR}
@@ -41,28 +40,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     so that at the end no worker is left with one.
     """
 
-    def needs_embedded_kar(item: pytest.Item) -> bool:
-        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-            return False
-        runs_real_kar = item.callspec.params.get("kar_path") == "real"
-        return runs_real_kar and item.get_closest_marker("embedded_only") is not None
+    def kar_of(item: pytest.Item) -> str | None:
+        callspec = getattr(item, "callspec", None)
+        return callspec.params.get("kar_path") if callspec else None
 
-    deselected = [item for item in items if needs_embedded_kar(item)]
-    if deselected:
-        config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if not needs_embedded_kar(item)]
+    deselected = [
+        item
+        for item in items
+        if kar_of(item) == "real" and item.get_closest_marker("embedded_only")
+    ]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
-        if isinstance(item, pytest.Function) and "module_processes" in item.fixturenames:
+        if "module_processes" in getattr(item, "fixturenames", []):
             # One worker of pytest-xdist runs them, so that their services are started only once.
-            kar_path = item.callspec.params["kar_path"] if "kar_path" in item.fixturenames else None
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{kar_path}"))
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{kar_of(item)}"))
 
 
 @pytest.fixture(scope="session", params=KAR_PATHS)
 def kar_path(request: pytest.FixtureRequest) -> Path:
     """The kar command under test: each test that uses it runs on each KAR."""
     return KAR_PATHS[request.param]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of asynchronous tests."""
+    return "asyncio"
 
 
 @pytest.fixture
@@ -104,11 +109,5 @@ def module_kar(kar_path: Path, module_processes: Processes, topics: Topics | Non
 
 @pytest.fixture(scope="session")
 def timed_client() -> ModuleType:
-    """The script timed-client.py, which a hyphen keeps from being imported by name."""
-    spec = importlib.util.spec_from_file_location("timed_client", ROOT / "timed-client.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["timed_client"] = module  # where its data class is looked up
-    spec.loader.exec_module(module)
-    return module
+    """The script timed-client.py, whose hyphen an import statement does not allow."""
+    return importlib.import_module("timed-client")

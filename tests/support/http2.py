@@ -1,10 +1,9 @@
 """HTTP/2 clients of the tests: httpx without TLS, and frames for what httpx would not send."""
 
 import socket
-from types import TracebackType
+from collections import defaultdict
 from typing import Any, Self
 
-import h2.config
 import h2.connection
 import h2.events
 import httpx
@@ -25,7 +24,7 @@ def async_http2_client(base_url: str = "", **options: Any) -> httpx.AsyncClient:
 
 
 class FrameConnection:
-    """An HTTP/2 connection that sends what a test tells it to, without any checks.
+    """An HTTP/2 connection on which a test decides what is sent, and when.
 
     Nothing is sent before flush(); statuses has the status of each response by its stream.
     """
@@ -33,45 +32,33 @@ class FrameConnection:
     def __init__(self, url: str) -> None:
         parsed = httpx.URL(url)
         self.socket = socket.create_connection((parsed.host, parsed.port), OPTIONS["timeout"])
-        config = h2.config.H2Configuration(
-            validate_outbound_headers=False, normalize_outbound_headers=False
-        )
-        self.h2 = h2.connection.H2Connection(config)
+        self.h2 = h2.connection.H2Connection()
         self.h2.initiate_connection()
         self.flush()
         self.statuses: dict[int, int] = {}
-        self.bodies: dict[int, bytes] = {}
+        self.bodies: dict[int, bytes] = defaultdict(bytes)
         self.ended: set[int] = set()
         self.has_ping_ack = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.socket.close()
 
     def open_stream(
-        self,
-        method: str,
-        path: str,
-        *headers: tuple[str, str],
-        body: bytes | None = None,
-        end_stream: bool = False,
+        self, method: str, path: str, body: bytes | None = None, content_type: str = "text/plain"
     ) -> int:
         """Begin a request and return its stream; with a body the request is complete."""
         stream = self.h2.get_next_available_stream_id()
-        pseudo_headers = [
+        headers = [
             (":method", method),
             (":path", path),
             (":scheme", "http"),
             (":authority", "localhost"),
+            ("content-type", content_type),
         ]
-        self.h2.send_headers(stream, [*pseudo_headers, *headers], end_stream=end_stream)
+        self.h2.send_headers(stream, headers)
         if body is not None:
             self.h2.send_data(stream, body, end_stream=True)
         return stream
@@ -99,8 +86,7 @@ class FrameConnection:
                 status = {bytes(name): value for name, value in event.headers}[b":status"]
                 self.statuses[event.stream_id] = int(status)
             elif isinstance(event, h2.events.DataReceived):
-                body = self.bodies.get(event.stream_id, b"")
-                self.bodies[event.stream_id] = body + event.data
+                self.bodies[event.stream_id] += event.data
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
                 self.ended.add(event.stream_id)
@@ -133,9 +119,9 @@ def send_next_to_greetings(
     """
     health_path = greeting_path.replace("helloText", "health")
     with FrameConnection(url) as connection:
-        greetings = [connection.open_stream("POST", greeting_path, body=b"John") for _ in range(50)]
-        request = connection.open_stream(method, path, ("content-type", "application/json"))
-        later = connection.open_stream("GET", health_path, end_stream=True)
+        greetings = [connection.open_stream("POST", greeting_path, b"John") for _ in range(50)]
+        request = connection.open_stream(method, path, content_type="application/json")
+        later = connection.open_stream("GET", health_path, b"")
         connection.flush()
         connection.wait_for(later)
         connection.send_body(request, body)

@@ -5,13 +5,15 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
-from support.http2 import http2_client
+from support.http2 import OPTIONS, http2_client
 from support.processes import (
     EMBEDDED_KAR,
     Process,
     Processes,
+    Server,
     accepts_connections,
     free_port,
     wait_until,
@@ -35,13 +37,8 @@ TRANSCRIPT = [  # what client.py prints
 ]
 
 
-@dataclass(frozen=True)
-class Sidecar:
+class Sidecar(Server):
     """A sidecar whose process makes no calls of its own, so that a test can make them."""
-
-    process: Process
-    url: str
-    port: int
 
     def service_url(self, service: str) -> str:
         """Return the URL below which the routes of a service are called."""
@@ -49,17 +46,10 @@ class Sidecar:
 
 
 @dataclass(frozen=True)
-class Replica:
-    """A replica of a service: its kar and the port of its process."""
+class Replica(Server):
+    """A replica of a service: its kar, and the port of its process, which bypasses KAR."""
 
-    process: Process
     service: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        """The URL of the process itself, which bypasses KAR."""
-        return f"http://127.0.0.1:{self.port}"
 
     def greetings(self) -> int:
         """Return how many greetings a server.py has logged."""
@@ -112,7 +102,7 @@ class Kar:
     def start_sidecar(self, *flags: str) -> Sidecar:
         """Start a process that only waits, and its sidecar, and wait until the sidecar listens."""
         process, port = self._start_connected(*flags, "sleep", "1000")
-        return Sidecar(process, f"http://127.0.0.1:{port}", port)
+        return Sidecar(process, port)
 
     def start_replica(self, service: str, *arguments: str, **environment: str) -> Replica:
         """Start a replica of a service on a free port and wait until it serves.
@@ -123,7 +113,7 @@ class Kar:
         port = free_port()
         flags = ["-service", service, "-app_port", str(port)]
         process, _ = self._start_connected(*flags, *arguments, line="Running on", **environment)
-        return Replica(process, service, port)
+        return Replica(process, port, service)
 
     def start_server(self, **environment: str) -> Replica:
         """Start a replica of server.py and wait until it serves."""
@@ -197,6 +187,56 @@ class Kar:
             if process.wait() == 0:
                 return
         raise AssertionError(f"{self.path} does not start: {process.stdout_lines()}")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A replica of a service, and a sidecar through which a test calls it."""
+
+    kar: Kar
+    replica: Replica
+    sidecar: Sidecar
+
+    @property
+    def h2c(self) -> bool:
+        """Whether its sidecar calls the service over HTTP/2."""
+        return "-h2c" in self.replica.process.command
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        body: bytes = b"",
+        http_version: str = "HTTP/2",
+    ) -> httpx.Response:
+        """Send a request to the sidecar with exactly these headers; target may be encoded."""
+        is_http2 = http_version == "HTTP/2"
+        with httpx.Client(http1=not is_http2, http2=is_http2, **OPTIONS) as client:
+            client.headers.clear()
+            return client.request(
+                method,
+                self.sidecar.url,
+                headers=headers or [],
+                content=body,
+                extensions={"target": target.encode(errors="surrogateescape")},
+            )
+
+    def call(self, method: str, path: str, *arguments: Any, **options: Any) -> httpx.Response:
+        """Call a path of the service, with more arguments of request()."""
+        target = f"/kar/v1/service/{self.replica.service}/call{path}"
+        return self.request(method, target, *arguments, **options)
+
+    def requests_seen(self) -> int:
+        """Return how many requests the service has logged."""
+        return sum("[STDOUT]" in line for line in self.replica.process.stdout_lines())
+
+
+def start_echo_service(kar: Kar, *flags: str) -> Service:
+    replica = kar.start_echo(*flags)
+    service = Service(kar, replica, kar.start_sidecar())
+    kar.wait_until_called(service.sidecar, replica)
+    return service
 
 
 class Topics:

@@ -94,17 +94,16 @@ class Process:
         lines = [*self.stdout_lines(), *self.stderr_lines()]
         return sum(text in line for line in lines) >= count
 
-    def wait_for_line(self, text: str, count: int = 1, timeout: float = TIMEOUT) -> None:
+    def wait_for_line(self, text: str, count: int = 1) -> None:
         """Wait until so many lines of either output contain the text."""
-        assert self.writes(text, count, timeout), f"{self.command}: {self.stderr_lines()}"
+        assert self.writes(text, count), f"{self.command}: {self.stderr_lines()}"
 
-    def writes(self, text: str, count: int = 1, timeout: float = TIMEOUT) -> bool:
+    def writes(self, text: str, count: int = 1) -> bool:
         """Wait until the lines are there, or the process has exited; return whether they are."""
-
-        def has_written_or_exited() -> bool:
-            return not self.is_running() or self.has_written(text, count)
-
-        wait_until(has_written_or_exited, f"{count} lines with {text!r}", timeout)
+        wait_until(
+            lambda: not self.is_running() or self.has_written(text, count),
+            f"{count} lines with {text!r}",
+        )
         return self.has_written(text, count)
 
     def wait(self, timeout: float = TIMEOUT) -> int:
@@ -127,12 +126,6 @@ class Process:
     def kill(self) -> None:
         self.popen.kill()
         self.popen.wait()
-
-    def has_started(self) -> bool:
-        """Return whether a kar has started its process, which may have exited already."""
-        import psutil
-
-        return not self.is_running() or bool(psutil.Process(self.pid).children())
 
     def child(self) -> psutil.Process:
         """Return the process that this one, a kar, has started.
@@ -160,16 +153,8 @@ class Process:
         """Return the first process below this one that runs a program, such as server.py."""
         import psutil
 
-        found: list[psutil.Process] = []
-
-        def has_started() -> bool:
-            for process in psutil.Process(self.pid).children(recursive=True):
-                if program in process.cmdline():
-                    found.append(process)
-            return bool(found)
-
-        wait_until(has_started, f"a process that runs {program}")
-        return found[0]
+        kar = psutil.Process(self.pid)
+        return next(each for each in kar.children(recursive=True) if program in each.cmdline())
 
     def kill_with_child(self) -> None:
         """Kill a kar and the process that it has started."""
@@ -192,11 +177,14 @@ class Process:
 
 @dataclass(frozen=True)
 class Server:
-    """A server.py that runs without kar."""
+    """A process that serves HTTP on a port of 127.0.0.1."""
 
     process: Process
-    url: str
     port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 class Processes:
@@ -228,4 +216,4 @@ class Processes:
         port = free_port()
         process = self.start("python", "server.py", **environment, KAR_APP_PORT=str(port))
         process.wait_for_line("Running on")
-        return Server(process, f"http://127.0.0.1:{port}", port)
+        return Server(process, port)

@@ -1,4 +1,7 @@
-"""An HTTP/1.1 service that sends the bytes that a request contains, in hexadecimal digits."""
+"""An HTTP/1.1 service that sends the bytes that a request contains, in hexadecimal digits.
+
+A number behind them says how often the last byte is repeated.
+"""
 
 import asyncio
 import contextlib
@@ -13,10 +16,10 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             body = await reader.readexactly(int(length[1]) if length else 0)
             print("request", flush=True)
-            try:
-                response = bytes.fromhex(body.decode())
-            except ValueError:  # a warm-up call
-                response = b"HTTP/1.1 204 No Content\r\n\r\n"
+            response = b"HTTP/1.1 204 No Content\r\n\r\n"  # to a warm-up call
+            if match := re.fullmatch(rb"([0-9a-f]+) (\d+)", body):
+                response = bytes.fromhex(match[1].decode())
+                response += response[-1:] * int(match[2])
             writer.write(response)
             await writer.drain()
 

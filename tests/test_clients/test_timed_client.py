@@ -106,17 +106,6 @@ def test_failures_are_counted_by_kind(run_timed_client: Callable[..., Any], sett
     assert "  failed: 1 status 503, 2 unexpected response, 1 ReadTimeout" in lines
 
 
-def test_report_without_success(run_timed_client: Callable[..., Any]) -> None:
-    async def fail(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(500) if request.method == "POST" else await greet(request)
-
-    succeeded, lines = run_timed_client(fail, setting="gather")
-    assert not succeeded
-    assert lines[0] == "gather: 0/6 ok"
-    assert "  failed: 6 status 500" in lines
-    assert not any("latency" in line for line in lines)
-
-
 def test_summary_and_timeline_of_known_results(
     timed_client: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +130,8 @@ def test_calls_that_fail_at_once(
     timed_client.print_summary("tasks", [result])
     timed_client.print_timeline({"tasks": [result]})
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tasks: 0/1 ok"
+    assert not any("latency" in line for line in lines)
     assert lines[2] == "  failed: 1 ConnectError"
     assert "use -c" in lines[3]
     assert lines[5].strip() == "tasks"
@@ -184,9 +175,7 @@ def test_200_greetings_at_once(kar: Kar) -> None:
     assert float(in_flight[1]) > 120
 
 
-@pytest.mark.parametrize(
-    "options", [["-n", "0"], ["-n", "x"], ["-c", "-1"], ["--setting", "x"], ["--nope"], ["x"]]
-)
+@pytest.mark.parametrize("options", [["-n", "0"], ["-n", "x"], ["-c", "-1"], ["--setting", "x"]])
 def test_invalid_options(
     timed_client: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
@@ -201,11 +190,8 @@ def test_invalid_options(
 
 
 def test_setting_all(timed_client: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["timed-client.py"])
-    defaults = timed_client.parse_args()
     monkeypatch.setattr("sys.argv", ["timed-client.py", "--setting", "all"])
-    assert timed_client.parse_args() == defaults
-    assert defaults.setting == "all"
+    assert timed_client.parse_args().setting == "all"
 
 
 def test_exit_status_of_a_failed_call(kar: Kar) -> None:

@@ -91,16 +91,12 @@ def test_runtime_port_in_use(kar: Kar) -> None:
         (["run", "-app_port", "abc"], 'invalid value "abc" for flag -app_port: parse error'),
         (["run", "-h2c=tRUE"], 'invalid boolean value "tRUE" for -h2c: parse error'),
         (["run", "-v"], "flag needs an argument: -v"),
-        (
-            ["run", "-missing_component_timeout", "9999999h"],
-            'invalid value "9999999h" for flag -missing_component_timeout: parse error',
-        ),
         *[
             (
                 ["run", f"-missing_component_timeout={value}"],
                 f'invalid value "{value}" for flag -missing_component_timeout: parse error',
             )
-            for value in ("3", "abc", "", "1x", "s", "1 s")
+            for value in ("3", "abc", "", "1x", "s", "1 s", "9999999h")
         ],
         (["rest", "-nope"], "flag provided but not defined: -nope"),
         (["rest", "-h2c"], "flag provided but not defined: -h2c"),
@@ -165,15 +161,16 @@ def test_invalid_port_in_the_environment(kar: Kar) -> None:
 def test_rest_calls_a_service(kar: Kar) -> None:
     kar.start_server(HELLO_DELAY="0")
     person = '{"name":"Alan","surname":"Turing"}'
-    post = kar.rest("post", "async-server", "helloJson", person)
-    assert (post.wait(), post.stderr_lines()) == (0, [])
-    assert post.stdout_lines() == ['{"message":"Hello Alan Turing"}']
-    get = kar.rest("get", "async-server", "health")
-    assert (get.wait(), get.stdout_lines()) == (0, ['{"message":"I am healthy"}'])
-    text = kar.rest("-content_type", "text/plain", "post", "async-server", "helloText", "Zoë")
-    assert (text.wait(), text.stdout_lines()) == (0, ['"Hello Zoë"'])
-    without_method = kar.rest("", "async-server", "health")
-    assert (without_method.wait(), without_method.stdout_lines()) == (0, get.stdout_lines())
+    text = ("-content_type", "text/plain", "post", "async-server", "helloText", "Zoë")
+    for arguments, output in (
+        (("post", "async-server", "helloJson", person), '{"message":"Hello Alan Turing"}'),
+        (("get", "async-server", "health"), '{"message":"I am healthy"}'),
+        (("", "async-server", "health"), '{"message":"I am healthy"}'),
+        (text, '"Hello Zoë"'),
+    ):
+        process = kar.rest(*arguments)
+        assert (process.wait(), process.stderr_lines()) == (0, [])
+        assert process.stdout_lines() == [output]
     wrong = kar.rest("post", "async-server", "helloJson", "{}")
     assert (wrong.wait(), wrong.stdout_lines()) == (0, [])
     assert wrong.stderr_lines()[0] == "[STDERR] HTTP status: 422"

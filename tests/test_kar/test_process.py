@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import psutil
@@ -22,9 +24,10 @@ def python(kar: Kar, program: str, **environment: str) -> Process:
     return kar.run(sys.executable, "-c", program, **environment)
 
 
-def quoted(kar: Kar) -> str:
-    """Return the path of kar for a line of shell."""
-    return shlex.quote(str(kar.path))
+def start_in_shell(kar: Kar, line: str) -> Process:
+    """Start a line of bash, in which KAR stands for kar run with the test's application."""
+    run = f"{shlex.quote(str(kar.path))} run -app {kar.app}"
+    return kar.processes.start("bash", "-c", line.replace("KAR", run))
 
 
 def stamped(process: Process) -> list[bytes]:
@@ -44,12 +47,6 @@ def test_output_of_both_streams(kar: Kar) -> None:
         "[STDOUT] no end",
     ]
     assert "[STDERR] err" in lines
-
-
-def test_output_appears_immediately(kar: Kar) -> None:
-    process = kar.run("sh", "-c", "echo now; exec sleep 1000")
-    process.wait_for_line("[STDOUT] now")
-    assert process.is_running()
 
 
 def test_output_lines_of_up_to_65535_bytes(kar: Kar) -> None:
@@ -110,8 +107,8 @@ def test_output_does_not_fill_the_memory(kar: Kar) -> None:
 def test_more_connections_than_the_soft_limit_of_open_files(kar: Kar) -> None:
     """kar raises the limit for itself, but not for its program."""
     port = free_port()
-    arguments = f"run -app {kar.app} -runtime_port {port} sh -c 'ulimit -Sn; exec sleep 1000'"
-    process = kar.processes.start("sh", "-c", f"ulimit -Sn 100; exec {quoted(kar)} {arguments}")
+    run = f"exec KAR -runtime_port {port} sh -c 'ulimit -Sn; exec sleep 1000'"
+    process = start_in_shell(kar, f"ulimit -Sn 100; {run}")
     process.wait_for_line("[STDOUT] 100")
     for _ in range(200):
         with http2_client(f"http://127.0.0.1:{port}") as client:
@@ -138,14 +135,10 @@ def test_process_inherits_directory_environment_and_group(kar: Kar) -> None:
     assert process.stdout_lines()[0].endswith(" x y True")
 
 
-@pytest.mark.parametrize("status", [0, 7])
-def test_exit_status_is_passed_on(kar: Kar, status: int) -> None:
-    assert kar.run("sh", "-c", f"sleep {kar.lifetime}; exit {status}").wait() == status
-
-
-def test_exit_status_after_a_signal_is_0(kar: Kar) -> None:
-    """KAR's launcher has no status for it, and keeps its own, which is 0."""
-    assert kar.run("sh", "-c", f"sleep {kar.lifetime}; kill -9 $$").wait() == 0
+@pytest.mark.parametrize(("end", "status"), [("true", 0), ("exit 7", 7), ("kill -9 $$", 0)])
+def test_exit_status(kar: Kar, end: str, status: int) -> None:
+    """After a signal, KAR's launcher has no status, and keeps its own, which is 0."""
+    assert kar.run("sh", "-c", f"sleep {kar.lifetime}; {end}").wait() == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -210,7 +203,7 @@ def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
             stack.enter_context(connection)
             connection.sendall(request)
         http2 = stack.enter_context(FrameConnection(sidecar.url))
-        http2.open_stream("POST", "/kar/v1/service/missing/call/", body=b"body")
+        http2.open_stream("POST", "/kar/v1/service/missing/call/", b"body")
         http2.flush()
         asynchronous = httpx.post(
             sidecar.service_url("missing") + "/", headers={"Pragma": "async"}, trust_env=False
@@ -221,13 +214,6 @@ def test_signal_with_open_connections_is_silent(kar: Kar) -> None:
         # Only the asynchronous call is reported, since nobody else would notice that it is lost.
         (line,) = sidecar.process.stderr_lines()
         assert "[ERROR] POST /kar/v1/service/missing/call/: kar was stopped" in line
-
-
-def start_in_shell(kar: Kar, line: str) -> Process:
-    """Start a line of bash, in which KAR stands for kar run with the test's application."""
-    return kar.processes.start(
-        "bash", "-c", line.replace("KAR", f"{quoted(kar)} run -app {kar.app}")
-    )
 
 
 def test_parent_that_ignores_sigchld(kar: Kar) -> None:
@@ -279,62 +265,41 @@ def test_closed_standard_input_is_empty_for_the_program(kar: Kar) -> None:
 
 @pytest.mark.embedded_only
 def test_full_disk_does_not_stop_the_component(kar: Kar) -> None:
-    command = (
-        f"{quoted(kar)} run -app {kar.app} sh -c 'echo lost; echo lost >&2; exit 7' >/dev/full"
-    )
-    process = kar.processes.start("sh", "-c", f"{command}; echo $? >&2")
-    process.wait()
-    assert process.stderr_lines() == ["7"]
+    process = start_in_shell(kar, "exec KAR sh -c 'echo lost; echo lost >&2; exit 7' >/dev/full")
+    assert (process.wait(), process.stderr_lines()) == (7, [])
+
+
+@contextlib.contextmanager
+def running(kar: Kar, *arguments: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run kar with streams of the test's own until the end of the context."""
+    command = [str(kar.path), "run", "-app", kar.app, *arguments]
+    with subprocess.Popen(command, env=kar.processes.environment, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.embedded_only
-def test_reader_that_stops_does_not_stop_kar(kar: Kar) -> None:
-    """Its pipe is full, and still the sidecar responds and SIGTERM ends kar."""
-    port = free_port()
-    reader, writer = os.pipe()
-    command = [str(kar.path), "run", "-app", kar.app, "-runtime_port", str(port), "yes"]
-    with (
-        subprocess.Popen(command, env=kar.processes.environment, stdout=writer) as process,
-        contextlib.ExitStack() as stack,
-    ):
-        stack.callback(process.kill)
-        wait_until(lambda: accepts_connections(port), "the sidecar to listen")
-        wait_until(lambda: not select.select([], [writer], [], 0)[1], "a full pipe")
-        for _ in range(10):
-            assert httpx.get(f"http://127.0.0.1:{port}/kar/v1/system/health").text == "OK"
-        process.terminate()
-        assert process.wait(10) == 0
-        os.close(reader)
-        os.close(writer)
+@pytest.mark.parametrize(("stream", "program"), [("stdout", ["yes"]), ("stderr", [])])
+def test_reader_that_stops_does_not_stop_kar(kar: Kar, stream: str, program: list[str]) -> None:
+    """Its pipe is full, and still the sidecar responds and SIGTERM ends kar.
 
-
-@pytest.mark.embedded_only
-def test_reader_of_errors_that_stops_does_not_stop_kar(kar: Kar) -> None:
-    """A message that is longer than what a pipe takes at once is cut off."""
-    port = free_port()
+    An error that is longer than what a pipe takes at once is cut off.
+    """
+    port = str(free_port())
     url = f"http://127.0.0.1:{port}/kar/v1/service/x/call/{'x' * 12_000}"
     reader, writer = os.pipe()
-    command = [str(kar.path), "run", "-app", kar.app, "-runtime_port", str(port)]
-    with (
-        subprocess.Popen(command, env=kar.processes.environment, stderr=writer) as process,
-        contextlib.ExitStack() as stack,
-    ):
-        stack.callback(process.kill)
-        wait_until(lambda: accepts_connections(port), "the sidecar to listen")
+    with running(kar, "-runtime_port", port, *program, **{stream: writer}) as process:
+        wait_until(lambda: accepts_connections(int(port)), "the sidecar to listen")
+        if program:
+            wait_until(lambda: not select.select([], [writer], [], 0)[1], "a full pipe")
         for _ in range(20):
             assert httpx.head(url, trust_env=False, timeout=10).status_code == 501
         process.terminate()
         assert process.wait(10) == 0
-        os.close(reader)
-        os.close(writer)
-
-
-def test_killed_kar_leaves_its_process_behind(kar: Kar) -> None:
-    process = kar.run("sleep", "1000")
-    child = process.child()
-    process.kill()
-    assert child.is_running()
-    child.kill()
+    os.close(reader)
+    os.close(writer)
 
 
 def test_kar_runs_until_the_output_is_closed(kar: Kar) -> None:
@@ -367,12 +332,7 @@ def test_other_signals_do_not_stop_kar(kar: Kar) -> None:
 @pytest.mark.embedded_only
 def test_kar_and_its_program_exit_when_nobody_reads_their_output(kar: Kar) -> None:
     """SIGPIPE kills the real kar, and leaves the program behind."""
-    command = [str(kar.path), "run", "-app", kar.app, "yes"]
-    with (
-        subprocess.Popen(command, env=kar.processes.environment, stdout=subprocess.PIPE) as process,
-        contextlib.ExitStack() as stack,
-    ):
-        stack.callback(process.kill)
+    with running(kar, "yes", stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline().endswith(b"[STDOUT] y\n")
         (child,) = psutil.Process(process.pid).children()

@@ -6,25 +6,21 @@ import json
 import os
 import signal
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
-from support.http2 import async_http2_client, http2_client
+from support.http2 import async_http2_client
 from support.kar import Kar, Replica, Sidecar
 from support.processes import free_port, wait_until
 
 
 async def call_echo(
-    sidecar: Sidecar, count: int, delays: dict[Replica, float] | None = None
+    sidecar: Sidecar, count: int, slow: Replica | None = None
 ) -> list[httpx.Response]:
-    """Make calls at once and return all responses.
-
-    Each replica in delays takes so many seconds for a call.
-    """
-    body = json.dumps({"delays": {str(replica.port): s for replica, s in (delays or {}).items()}})
-    path = "/spec" if delays else "/"
+    """Make calls at once and return all responses; a slow replica would take 1,000 s for each."""
+    body = json.dumps({"delays": {str(slow.port): 1000}}) if slow else ""
+    path = "/spec" if slow else "/"
     async with async_http2_client(sidecar.service_url("echo")) as client:
         return await asyncio.gather(*[client.post(path, content=body) for _ in range(count)])
 
@@ -64,21 +60,6 @@ def test_applications_do_not_see_each_other(kar: Kar) -> None:
 
 
 @pytest.mark.slow
-def test_call_before_its_service_exists(kar: Kar) -> None:
-    sidecar = kar.start_sidecar()
-
-    async def call_and_start_echo() -> list[httpx.Response]:
-        calls = asyncio.create_task(call_echo(sidecar, 10))
-        await asyncio.sleep(1)
-        assert not calls.done()
-        await asyncio.to_thread(kar.start_echo, "-h2c")
-        return await calls
-
-    responses = asyncio.run(call_and_start_echo())
-    assert [response.status_code for response in responses] == [200] * 10
-
-
-@pytest.mark.slow
 def test_call_before_its_service_listens(kar: Kar) -> None:
     port = free_port()
     command = "sleep 2; exec python tests/support/echo_service.py"
@@ -110,46 +91,18 @@ def crash(replica: Replica, part: str) -> psutil.Process:
         ("both", "started later", "-h2c"),
     ],
 )
-def test_calls_in_flight_when_a_replica_crashes(
+async def test_calls_in_flight_when_a_replica_crashes(
     kar: Kar, part: str, other_replica: str, flag: str
 ) -> None:
     replica = kar.start_echo(flag)
-    sidecar = kar.start_sidecar()
-
-    async def call_and_crash() -> list[httpx.Response]:
-        calls = asyncio.create_task(call_echo(sidecar, 20, {replica: 1000}))
-        await asyncio.to_thread(replica.process.wait_for_line, "POST /spec", 20)
-        if other_replica == "running":
-            await asyncio.to_thread(kar.start_echo, flag)
-        await asyncio.to_thread(crash, replica, part)
-        if other_replica == "started later":
-            await asyncio.to_thread(kar.start_echo, flag)
-        return await calls
-
-    responses = asyncio.run(call_and_crash())
-    assert [response.status_code for response in responses] == [200] * 20
-
-
-@pytest.mark.slow
-def test_200_calls_in_flight_when_one_of_two_replicas_crashes(kar: Kar) -> None:
-    first = kar.start_echo("-h2c")
-    second = kar.start_echo("-h2c")
-    sidecar = kar.start_sidecar()
-
-    def all_in_flight() -> bool:
-        lines = [*first.process.stdout_lines(), *second.process.stdout_lines()]
-        return sum(line.endswith("POST /spec") for line in lines) == 200
-
-    async def call_and_crash() -> list[httpx.Response]:
-        delays = {first: 1000.0, second: 5.0}
-        # One client has at most 100 calls in flight.
-        calls = asyncio.gather(*[call_echo(sidecar, 100, delays) for _ in range(2)])
-        await asyncio.to_thread(wait_until, all_in_flight, "200 calls in flight")
-        await asyncio.to_thread(crash, first, "both")
-        return [response for responses in await calls for response in responses]
-
-    responses = asyncio.run(call_and_crash())
-    assert [response.status_code for response in responses] == [200] * 200
+    calls = asyncio.create_task(call_echo(kar.start_sidecar(), 20, slow=replica))
+    await asyncio.to_thread(replica.process.wait_for_line, "POST /spec", 20)
+    if other_replica == "running":
+        await asyncio.to_thread(kar.start_echo, flag)
+    await asyncio.to_thread(crash, replica, part)
+    if other_replica == "started later":
+        await asyncio.to_thread(kar.start_echo, flag)
+    assert [response.status_code for response in await calls] == [200] * 20
 
 
 @pytest.mark.slow
@@ -180,20 +133,19 @@ def test_process_without_its_sidecar_gets_no_calls(kar: Kar) -> None:
 
 @pytest.mark.slow
 @pytest.mark.embedded_only  # the response of the real KAR comes through the kar that was killed
-def test_error_of_a_process_without_its_kar_is_not_a_response(kar: Kar) -> None:
+async def test_error_of_a_process_without_its_kar_is_not_a_response(kar: Kar) -> None:
     """It cannot print any more, so that a greeting fails, until the callers notice the crash."""
     victim = kar.start_server(HELLO_DELAY="0")
     kar.start_server(HELLO_DELAY="0")
-    sidecar = kar.start_sidecar()
-    with http2_client(sidecar.service_url("async-server")) as client, ThreadPoolExecutor() as pool:
+    async with async_http2_client(kar.start_sidecar().service_url("async-server")) as client:
 
-        def greet_200_times() -> list[int]:
-            return [client.post("/helloText", content="John").status_code for _ in range(200)]
+        async def greet_200_times() -> list[int]:
+            return [(await client.post("/helloText", content="x")).status_code for _ in range(200)]
 
-        calls = pool.submit(greet_200_times)
-        victim.process.wait_for_line("HTTP version: 2", 20)
+        calls = asyncio.create_task(greet_200_times())
+        await asyncio.to_thread(victim.process.wait_for_line, "HTTP version: 2", 20)
         victim.process.kill()
-        assert calls.result() == [200] * 200
+        assert await calls == [200] * 200
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kar_service import Service
+from support.kar import Service
 
 CASES = json.loads(Path(__file__).with_name("recorded_cases.json").read_text())
 RUNS = [
@@ -110,24 +110,21 @@ def test_async_call_logs_an_error_status(h2c_echo: Service) -> None:
 
 @pytest.mark.embedded_only
 @pytest.mark.parametrize(
-    "path",
+    ("path", "headers"),
     [
-        "/kar/v1/await",
-        "/kar/v1/actor/a/1/call/m",
-        "/kar/v1/event/topic/publish",
-        "/kar/v1/system/information/sidecars",
-        "/kar/v1/system/shutdown",
-        "/metrics",
+        ("/kar/v1/await", []),
+        ("/kar/v1/actor/a/1/call/m", []),
+        ("/kar/v1/event/topic/publish", []),
+        ("/kar/v1/system/information/sidecars", []),
+        ("/kar/v1/system/shutdown", []),
+        ("/metrics", []),
+        ("/kar/v1/service/echo/call/", [(b"pragma", b"promise")]),
     ],
 )
-def test_what_needs_the_real_kar_is_refused(h2c_echo: Service, path: str) -> None:
-    response = h2c_echo.request("POST", path)
-    assert (response.status_code, "needs the real KAR" in response.text) == (501, True)
-
-
-@pytest.mark.embedded_only
-def test_promise_is_refused(h2c_echo: Service) -> None:
-    response = h2c_echo.call("POST", "/", [(b"pragma", b"promise")])
+def test_what_needs_the_real_kar_is_refused(
+    h2c_echo: Service, path: str, headers: list[tuple[bytes, bytes]]
+) -> None:
+    response = h2c_echo.request("POST", path, headers)
     assert (response.status_code, "needs the real KAR" in response.text) == (501, True)
 
 

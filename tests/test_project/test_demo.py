@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,15 +18,16 @@ DEMO = ("python3", "tests/demo.py")
 
 
 @pytest.fixture
-def kar_wrapper(tmp_path: Path) -> Path:
-    """A kar that a test can extend with lines of shell, before it becomes the embedded one."""
-    return write_wrapper(tmp_path / "kar", "")
+def write_kar(tmp_path: Path) -> Callable[[str], Path]:
+    """A function that writes a kar of some lines of shell, and then the embedded one."""
 
+    def write(lines: str) -> Path:
+        path = tmp_path / "kar"
+        path.write_text(f'#!/bin/sh\n{lines}\nexec {shlex.quote(str(EMBEDDED_KAR))} "$@"\n')
+        path.chmod(0o755)
+        return path
 
-def write_wrapper(path: Path, lines: str) -> Path:
-    path.write_text(f'#!/bin/sh\n{lines}\nexec {shlex.quote(str(EMBEDDED_KAR))} "$@"\n')
-    path.chmod(0o755)
-    return path
+    return write
 
 
 def output(demo: Process) -> str:
@@ -52,12 +54,13 @@ def test_demo_succeeds(kar: Kar) -> None:
     assert max(map(len, demo.stdout_path.read_text().splitlines())) <= 100
 
 
-def test_demo_output_is_not_read(processes: Processes, kar_wrapper: Path, tmp_path: Path) -> None:
+def test_demo_output_is_not_read(
+    processes: Processes, write_kar: Callable[[str], Path], tmp_path: Path
+) -> None:
     """As in demo.py | head: the demo ends what it has started, without a traceback."""
     pids = tmp_path / "pids"
-    write_wrapper(kar_wrapper, f"echo $$ >> {shlex.quote(str(pids))}")
+    wrapper = shlex.quote(str(write_kar(f"echo $$ >> {shlex.quote(str(pids))}")))
     # The fifth line of output is printed when the server runs.
-    wrapper = shlex.quote(str(kar_wrapper))
     pipeline = f"python3 tests/demo.py --kar {wrapper} | head -4; exit ${{PIPESTATUS[0]}}"
     demo = processes.start("bash", "-c", pipeline)
     assert demo.wait(TIMEOUT) == 1
@@ -73,17 +76,16 @@ def test_demo_without_kar(processes: Processes) -> None:
     assert demo.stderr_lines()[-1] == "demo.py: error: argument --kar: not an executable file"
 
 
-def test_demo_server_does_not_start(processes: Processes, kar_wrapper: Path) -> None:
-    write_wrapper(kar_wrapper, "echo '[FATAL] no Kafka'; exit 1")
-    demo = processes.start(*DEMO, "--kar", kar_wrapper)
+def test_demo_server_does_not_start(processes: Processes, write_kar: Callable[[str], Path]) -> None:
+    demo = processes.start(*DEMO, "--kar", write_kar("echo '[FATAL] no Kafka'; exit 1"))
     assert demo.wait(TIMEOUT) == 1
     assert demo.stdout_lines().count("[FATAL] no Kafka") == 5
     assert demo.stderr_lines() == ["demo.py: server.py did not start at 5 attempts"]
 
 
-def test_demo_client_fails(processes: Processes, kar_wrapper: Path) -> None:
-    write_wrapper(kar_wrapper, 'case "$*" in *" client.py") exit 3;; esac')
-    demo = processes.start(*DEMO, "--kar", kar_wrapper)
+def test_demo_client_fails(processes: Processes, write_kar: Callable[[str], Path]) -> None:
+    kar = write_kar('case "$*" in *" client.py") exit 3;; esac')
+    demo = processes.start(*DEMO, "--kar", kar)
     assert demo.wait(TIMEOUT) == 1
     assert demo.stderr_lines() == ["demo.py: client.py failed; see the output above"]
 

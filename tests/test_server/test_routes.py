@@ -126,19 +126,6 @@ def test_body_size_limit(
     assert sent == statuses
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/", 404),
-        ("POST", "/hello", 404),
-        ("GET", "/helloJson", 405),
-        ("HEAD", "/health", 405),
-    ],
-)
-def test_unknown_route_or_method(client: TestClient, method: str, path: str, status: int) -> None:
-    assert client.request(method, path).status_code == status
-
-
 def test_openapi_describes_the_text(client: TestClient) -> None:
     document = app.openapi()
     body = document["paths"]["/helloText"]["post"]["requestBody"]

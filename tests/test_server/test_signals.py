@@ -14,44 +14,34 @@ from client import sidecar_client
 
 CALLS = 100
 IN_FLIGHT = 50
-SIGNALS = {
-    "SIGTERM to a server": (signal.SIGTERM, "server"),
-    "SIGKILL to a server": (signal.SIGKILL, "server"),
-    "SIGINT to a server": (signal.SIGINT, "server"),
-    "SIGTERM to a kar": (signal.SIGTERM, "kar"),
-    "SIGKILL to a kar": (signal.SIGKILL, "kar"),
-}
+TARGETS = [
+    (signal.SIGTERM, "server"),
+    (signal.SIGKILL, "server"),
+    (signal.SIGINT, "server"),
+    (signal.SIGTERM, "kar"),
+    (signal.SIGKILL, "kar"),
+]
 
 
-def send_signal(replica: Replica, number: signal.Signals, target: str) -> None:
-    if target == "kar":
-        replica.process.send_signal(number)
-    else:
-        replica.process.child().send_signal(number)
-
-
-async def make_calls(interrupt: Callable[[], None]) -> list[str]:
-    """Make CALLS calls, with IN_FLIGHT at once, and run a function meanwhile; return messages."""
+async def assert_all_succeed(sidecar: Sidecar, interrupt: Callable[[], None]) -> None:
+    """Make CALLS calls, with IN_FLIGHT at once, and run a function meanwhile."""
     free_slots = asyncio.Semaphore(IN_FLIGHT)
-    async with sidecar_client("async-server") as service:
-        service.timeout = 120  # the real KAR can take long to notice a crash
 
-        async def greet(number: int) -> str:
-            person = {"name": "John", "surname": str(number)}
-            async with free_slots:
-                response = await service.post("/helloJson", json=person)
-                return str(response.json()["message"])
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("KAR_RUNTIME_PORT", str(sidecar.port))
+        service = sidecar_client("async-server")
+    service.timeout = 120  # the real KAR can take long to notice a crash
 
+    async def greet(number: int) -> str:
+        person = {"name": "John", "surname": str(number)}
+        async with free_slots:
+            response = await service.post("/helloJson", json=person)
+            return str(response.json()["message"])
+
+    async with service:
         calls = [asyncio.create_task(greet(number)) for number in range(CALLS)]
         await asyncio.to_thread(interrupt)
-        return await asyncio.gather(*calls)
-
-
-def assert_all_succeed(
-    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[], None]
-) -> None:
-    monkeypatch.setenv("KAR_RUNTIME_PORT", str(sidecar.port))
-    messages = asyncio.run(make_calls(interrupt))
+        messages = await asyncio.gather(*calls)
     assert messages == [f"Hello John {number}" for number in range(CALLS)]
 
 
@@ -67,12 +57,11 @@ def module_sidecar(module_kar: Kar) -> Sidecar:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "target"), SIGNALS.values(), ids=SIGNALS)
-def test_signal_costs_no_call(
+@pytest.mark.parametrize(("number", "target"), TARGETS)
+async def test_signal_costs_no_call(
     module_kar: Kar,
     survivor: Replica,
     module_sidecar: Sidecar,
-    monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
     target: str,
 ) -> None:
@@ -82,27 +71,26 @@ def test_signal_costs_no_call(
 
     def interrupt() -> None:
         wait_until(lambda: victim.greetings() >= before + 10, "calls of the victim")
-        send_signal(victim, number, target)
+        receiver = victim.process if target == "kar" else victim.process.child()
+        receiver.send_signal(number)
 
-    assert_all_succeed(module_sidecar, monkeypatch, interrupt)
+    await assert_all_succeed(module_sidecar, interrupt)
     # kar passes on 128 + the number from a server that a signal has reached, or was killed itself.
     assert victim.process.wait(10) in (0, -signal.SIGKILL, 128 + number)
 
 
 @pytest.mark.slow
-def test_signal_to_the_only_replica_costs_no_call(
-    kar: Kar, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_signal_to_the_only_replica_costs_no_call(kar: Kar) -> None:
     victim = kar.start_server(HELLO_DELAY="0.5")
     sidecar = kar.start_sidecar()
     kar.wait_until_called(sidecar, victim, path="/helloText")
 
     def interrupt() -> None:
         wait_until(lambda: victim.greetings() >= 10, "calls")
-        send_signal(victim, signal.SIGTERM, "server")
+        victim.process.child().send_signal(signal.SIGTERM)
         kar.start_server(HELLO_DELAY="0.1")
 
-    assert_all_succeed(sidecar, monkeypatch, interrupt)
+    await assert_all_succeed(sidecar, interrupt)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -111,7 +99,7 @@ def test_signal_terminates_the_server_silently(
 ) -> None:
     server = processes.start_server(HELLO_DELAY="1000")
     with FrameConnection(server.url) as connection:
-        connection.open_stream("POST", "/helloText", body=b"John")
+        connection.open_stream("POST", "/helloText", b"John")
         connection.flush()
         server.process.wait_for_line("HTTP version: 2")
         server.process.send_signal(number)
@@ -141,7 +129,7 @@ def test_busy_server_behind_a_shell_exits_after_its_kar_was_killed(kar: Kar) -> 
     command = ("-h2c", "sh", "-c", "python server.py; true")
     replica = kar.start_replica("async-server", *command, HELLO_DELAY="1000")
     with FrameConnection(replica.url) as connection:
-        connection.open_stream("POST", "/helloText", body=b"John")
+        connection.open_stream("POST", "/helloText", b"John")
         connection.flush()
         replica.process.wait_for_line("HTTP version: 2")
         server = replica.process.descendant("server.py")
