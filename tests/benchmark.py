@@ -1,9 +1,9 @@
-"""Compare a bare ASGI function, server.py, and server.py through KAR; then two ways of calling.
+"""Compare calls of server.py: direct, through KAR, and through KAR with a plain httpx client.
 
     .venv/bin/python tests/benchmark.py
 
-All are measured in turn, in three rounds. The tables have the medians of the rounds, and behind
-each the median of its ratios to another line. Set KAR to measure a real KAR as well.
+All are measured in turn, in three rounds. The table has the medians of the rounds, and behind each
+the median of its ratios to the line above. Set KAR to measure a real KAR as well.
 """
 
 import asyncio
@@ -20,14 +20,15 @@ import httpx
 import psutil
 from support.http2 import async_http2_client
 from support.kar import Kar
-from support.processes import EMBEDDED_KAR, ROOT, Processes, free_port
+from support.processes import EMBEDDED_KAR, ROOT, Processes
 
 sys.path.insert(0, str(ROOT))
 
 from client import OneRequestPerConnection
 
 ROUNDS = 3
-CALLS = {1: 500, 50: 2000}  # in a round, by the number in flight
+CALLS = 2000  # in a round with IN_FLIGHT of them at once, and a quarter of that one by one
+IN_FLIGHT = 50
 PERSON = {"name": "John", "surname": "Doe"}
 
 
@@ -38,9 +39,17 @@ class Target:
     name: str
     url: str
     server: psutil.Process
-    rates: list[float] = field(default_factory=list)  # calls/s with 50 in flight
-    latencies: list[float] = field(default_factory=list)  # p50 in ms with 1 in flight
-    cpu_times: list[float] = field(default_factory=list)  # of the server in ms for a call
+    plain: bool = False  # call it with a client that shares one connection
+    rates: list[float] = field(default_factory=list)  # calls/s with IN_FLIGHT at once
+    latencies: list[float] = field(default_factory=list)  # p50 in ms, one by one
+    server_times: list[float] = field(default_factory=list)  # CPU time for a call in ms
+    client_times: list[float] = field(default_factory=list)  # CPU time for a call in ms
+
+    def client(self) -> httpx.AsyncClient:
+        if self.plain:
+            return async_http2_client(self.url)
+        transport = OneRequestPerConnection()
+        return httpx.AsyncClient(transport=transport, base_url=self.url, timeout=60)
 
 
 async def make_calls(client: httpx.AsyncClient, calls: int, in_flight: int) -> list[float]:
@@ -66,26 +75,21 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 async def measure(target: Target) -> None:
     """Add the figures of one round."""
-    transport = OneRequestPerConnection()
-    async with httpx.AsyncClient(transport=transport, base_url=target.url, timeout=60) as client:
-        await make_calls(client, 200, 50)  # opens the connections
-        latencies = await make_calls(client, CALLS[1], 1)
+    async with target.client() as client:
+        await make_calls(client, 200, IN_FLIGHT)  # opens the connections
+        latencies = await make_calls(client, CALLS // 4, 1)
         target.latencies.append(statistics.median(latencies) * 1000)
-        start = time.perf_counter()
-        cpu_start = cpu_seconds(target.server)
-        await make_calls(client, CALLS[50], 50)
-        target.rates.append(CALLS[50] / (time.perf_counter() - start))
-        cpu_time = cpu_seconds(target.server) - cpu_start
-        target.cpu_times.append(cpu_time / CALLS[50] * 1000)
+        start, client_start = time.perf_counter(), time.process_time()
+        server_start = cpu_seconds(target.server)
+        await make_calls(client, CALLS, IN_FLIGHT)
+        target.rates.append(CALLS / (time.perf_counter() - start))
+        target.client_times.append((time.process_time() - client_start) / CALLS * 1000)
+        target.server_times.append((cpu_seconds(target.server) - server_start) / CALLS * 1000)
 
 
 def start_targets(processes: Processes) -> Iterator[Target]:
-    port = free_port()
-    bare = processes.start("python", "tests/support/bare_service.py", KAR_APP_PORT=str(port))
-    bare.wait_for_line("Running on")
-    yield Target("bare ASGI function", f"http://127.0.0.1:{port}", psutil.Process(bare.pid))
     server = processes.start_server(HELLO_DELAY="0")
-    yield Target("server.py", server.url, psutil.Process(server.process.pid))
+    yield Target("direct", server.url, psutil.Process(server.process.pid))
     kars = {"embedded KAR": EMBEDDED_KAR}
     if os.environ.get("KAR"):
         kars["real KAR"] = Path(os.environ["KAR"])
@@ -95,49 +99,23 @@ def start_targets(processes: Processes) -> Iterator[Target]:
         sidecar = kar.start_sidecar()
         kar.wait_until_called(sidecar, replica, path="/helloText")
         url = sidecar.service_url(replica.service)
-        yield Target(f"server.py through the {name}", url, replica.process.child())
+        for plain in (False, True):
+            suffix = ", plain httpx" if plain else ""
+            yield Target(name + suffix, url, replica.process.child(), plain)
 
 
-def compared(values: list[float], base: list[float]) -> str:
-    """Return the median, and the median ratio to the values of the same rounds."""
-    ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
-    return f"{statistics.median(values):.2f} ({ratio:.2f})"
-
-
-def print_targets(targets: list[Target]) -> None:
-    bare, direct, *_ = targets
-    print(
-        "\nThe ratio of server.py is to the bare function, and those through KAR are to server.py."
-    )
-    print(f"{'':35}{'calls/s, 50 at once':>20}{'p50 in ms':>16}{'server CPU in ms':>20}")
+def print_table(targets: list[Target]) -> None:
+    columns = ("calls/s at once", "p50 in ms", "server CPU in ms", "client CPU in ms")
+    print(f"\n{'':25}" + "".join(f"{column:>20}" for column in columns))
+    above = targets[0]
     for target in targets:
-        base = bare if target is direct else direct
-        rate = compared(target.rates, base.rates)
-        latency = compared(target.latencies, base.latencies)
-        cpu_time = compared(target.cpu_times, base.cpu_times)
-        print(f"{target.name:35}{rate:>20}{latency:>16}{cpu_time:>20}")
-
-
-async def compare_clients(url: str) -> None:
-    """Print the CPU time of a call with the transport of client.py and with plain httpx."""
-    transport = OneRequestPerConnection()
-    async with (
-        async_http2_client(url) as plain,
-        httpx.AsyncClient(transport=transport, base_url=url, timeout=60) as ours,
-    ):
-        for in_flight in CALLS:
-            milliseconds: dict[httpx.AsyncClient, list[float]] = {plain: [], ours: []}
-            for _ in range(ROUNDS):
-                for client, values in milliseconds.items():
-                    await make_calls(client, 100, in_flight)
-                    start = time.process_time()
-                    await make_calls(client, CALLS[in_flight], in_flight)
-                    values.append((time.process_time() - start) / CALLS[in_flight] * 1000)
-            print(f"\nCPU time of the client for a call in ms, {in_flight} in flight:")
-            for name, values in zip(
-                ("plain httpx", "client.py"), milliseconds.values(), strict=True
-            ):
-                print(f"{name:35}{compared(values, milliseconds[plain]):>20}")
+        print(f"{target.name:25}", end="")
+        for name in ("rates", "latencies", "server_times", "client_times"):
+            values, base = getattr(target, name), getattr(above, name)
+            ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
+            print(f"{statistics.median(values):.2f} ({ratio:.2f})".rjust(20), end="")
+        print()
+        above = target
 
 
 def main() -> None:
@@ -149,8 +127,7 @@ def main() -> None:
                 print(f"round {number + 1} of {ROUNDS}", flush=True)
                 for target in targets:
                     asyncio.run(measure(target))
-            print_targets(targets)
-            asyncio.run(compare_clients(targets[2].url))
+            print_table(targets)
         finally:
             processes.end()
 
