@@ -58,8 +58,7 @@ def sidecar_client(service: str) -> httpx.AsyncClient:
         transport=OneRequestPerConnection(),
         # KAR treats each body as text, which damages a compressed one.
         headers={"Accept-Encoding": "identity"},
-        # httpx gives up after so many seconds without data. KAR can take 19 s to repeat a call.
-        timeout=30,
+        timeout=30,  # seconds without data; KAR can take 19 s to repeat a call
     )
 
 
@@ -69,8 +68,8 @@ class OneRequestPerConnection(httpx.AsyncBaseTransport):
     Workaround: httpx sends all requests at once over a single connection. A fast response can then
     arrive as late as a slow one, a large request stalls the others, and if one request times out,
     all of them fail. Cancelled requests stay open, so that after 100 of them each new one
-    fails. Use the transport of httpx itself when these problems are fixed:
-    https://github.com/encode/httpcore/issues/1022
+    fails. Use the transport of httpx, or of its successor httpx2, when one of them has fixed
+    these problems: https://github.com/encode/httpcore/issues/1022
     """
 
     def __init__(self) -> None:
@@ -112,8 +111,9 @@ def describe(error: Exception) -> str:
     match error:
         case httpx.HTTPStatusError(response=response):
             return f"{response.url.path}: status {response.status_code}, {response.text[:500]!r}"
-        case httpx.TimeoutException():
-            return "no response in time: is the service running in the same application (-app)?"
+        case httpx.TimeoutException(request=request):
+            hint = "is the service running in the same application (-app)?"
+            return f"{request.url.path}: no response in time: {hint}"
         case httpx.TransportError():
             return f"the connection to the sidecar failed ({error!r}): is kar still running?"
     return str(error)

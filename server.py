@@ -100,10 +100,11 @@ def run(app: ASGIApp) -> None:
     # By default, Hypercorn closes a connection after 1,000 requests or 5 idle seconds, and KAR
     # loses a POST that arrives at that moment.
     config.keep_alive_max_requests = sys.maxsize
-    # A long timeout costs file descriptors. After a client has disconnected, Hypercorn keeps its
-    # descriptor until the timeout: with a health check each second, 257 of the usual 1,024. A short
-    # timeout costs calls: KAR loses one that arrives in the 0.4 ms in which an idle connection is
-    # closed. 257 s is not the period of a usual job, which could meet that moment each time.
+    # A long timeout costs file descriptors: after a client has disconnected, Hypercorn keeps its
+    # descriptor until the timeout. If something opens a connection each second, that makes 257 of
+    # the usual 1,024. A short timeout costs calls: KAR loses one that arrives in the 0.4 ms in
+    # which an idle connection is closed. With a round value, such as 300 s, a job that runs every
+    # five minutes could meet that moment again and again.
     config.keep_alive_timeout = 257
     # With a shutdown_trigger, Hypercorn handles no signals.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,14 +117,14 @@ def run(app: ASGIApp) -> None:
 def exit_at_once(number: int, frame: FrameType | None) -> None:
     """Terminate this process; a signal handler.
 
-    sys.exit() would wait for the requests in flight. Without a handler, PID 1, such as the main
-    process of a container, ignores both signals.
+    sys.exit() would wait for the requests in flight. Without a handler, the main process of a
+    container (PID 1) would ignore SIGTERM.
     """
     os._exit(128 + number)
 
 
 async def exit_with_kar() -> None:
-    """Terminate this process when its sidecar has exited, so that it does not keep the port.
+    """Terminate this process when its sidecar has exited, so that the port becomes free.
 
     A kar that is stopped kills this process, but one that crashes leaves it running. As the
     shutdown_trigger of Hypercorn, this function never returns, since there is no graceful shutdown.
@@ -146,14 +147,14 @@ async def exit_with_kar() -> None:
 
 
 class ReadRequestFirst:
-    """ASGI middleware that receives each request to its end before the application starts.
+    """ASGI middleware that receives each request to its end before it calls the application.
 
     Workaround: Hypercorn closes the connection, with all its requests, when body data arrives for
     a request that already has its response, such as a 404. It also stops reading a connection
     while ten parts of one request's body are unread. KAR delivers each request as a whole, so
-    waiting for its end costs nothing. It is not added with app.add_middleware(), because run()
-    serves any ASGI application. Remove this class when Hypercorn has fixed both problems. The first
-    one is reported: https://github.com/pgjones/hypercorn/issues/329
+    waiting for its end costs nothing. run() wraps the application in this middleware, since
+    app.add_middleware() is not part of ASGI. Remove this class when Hypercorn has fixed both
+    problems. The first one is reported: https://github.com/pgjones/hypercorn/issues/329
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -169,9 +170,9 @@ class ReadRequestFirst:
                 if len(body) <= MAX_BODY_SIZE:
                     body += part
         except ClientDisconnect:
-            # Send something: otherwise Hypercorn keeps each stream that was reset, and fails after
-            # 1,000. Do not end the response: if the connection was closed, that send() would never
-            # return.
+            # Send something: otherwise Hypercorn keeps each stream that was reset, and ends a
+            # connection with 1,000 of them. Do not end the response: if the connection was closed,
+            # that send() would never return.
             await send({"type": "http.response.start", "status": 400})
             await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
             return

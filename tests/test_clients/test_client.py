@@ -50,7 +50,11 @@ def time_out(request: httpx.Request) -> httpx.Response:
         (respond(200, '{"no": 1}'), "the response has no message: '{\"no\": 1}'"),
         (respond(200, "[]"), "the response has no message: '[]'"),
         (respond(200, "[" * 100_000), "the response has no message: '" + "[" * 500 + "'"),
-        (time_out, "no response in time: is the service running in the same application (-app)?"),
+        (
+            time_out,
+            "/helloText: no response in time: "
+            "is the service running in the same application (-app)?",
+        ),
     ],
 )
 def test_unusable_response(monkeypatch: pytest.MonkeyPatch, handler: Handler, message: str) -> None:
