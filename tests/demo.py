@@ -39,7 +39,7 @@ def show_clients(stage: "Stage") -> None:
 
 def show_crash(stage: "Stage") -> None:
     print(f"\nAct 3: {CALLS} calls of 3 s to two replicas, one of which is killed after 2 s.")
-    print("All succeed. The second step of the timeline is the calls that KAR repeats.\n")
+    print("All succeed. The second step of the timeline is due to the calls that KAR repeats.\n")
     replicas = [stage.start_server(HELLO_DELAY="3"), stage.start_server(HELLO_DELAY="3")]
     print("# Warm-up: a real KAR calls a new replica only after some seconds")
     while not all(map(greetings, replicas)):
