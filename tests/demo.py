@@ -144,7 +144,7 @@ def main() -> None:
             show_clients(stage)
             show_crash(stage)
             print(
-                '\nWhat to read next: "Your own service" in README.md, then server.py.', flush=True
+                '\nNext: "By hand" and "Your own service" in README.md, then server.py.', flush=True
             )
         except BrokenPipeError:
             # Nobody reads on, as in demo.py | head. Python would report that once more at exit.

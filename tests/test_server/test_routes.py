@@ -10,13 +10,6 @@ import server
 from server import MAX_BODY_SIZE, app
 
 JSON = {"content-type": "application/json"}
-PERSON = {"name": "John", "surname": "Doe"}
-
-
-def test_hello_json_with_a_person(client: TestClient) -> None:
-    response = client.post("/helloJson", json=PERSON)
-    assert response.status_code == 200
-    assert response.json() == {"message": "Hello John Doe"}
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "x/y", ""])
@@ -25,12 +18,6 @@ def test_hello_text_responds_with_a_json_string(client: TestClient, content_type
     response = client.post("/helloText", content="John Doe", headers=headers)
     assert response.status_code == 200
     assert response.text == '"Hello John Doe"'
-
-
-def test_health(client: TestClient) -> None:
-    response = client.get("/health")
-    assert response.status_code == 200
-    assert response.json() == {"message": "I am healthy"}
 
 
 def test_names_are_stripped(client: TestClient) -> None:
