@@ -21,7 +21,7 @@ from h2.events import (
     StreamReset,
     WindowUpdated,
 )
-from h2.exceptions import ProtocolError, StreamClosedError
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 from .messages import (
@@ -264,8 +264,7 @@ class Http2Connection(asyncio.Protocol):
                 stream.fail(failure(f"the stream was reset with code {code}"))
             case WindowUpdated() | RemoteSettingsChanged():
                 for stream_id, stream in self._streams.items():
-                    with suppress(StreamClosedError):  # the event of its reset follows
-                        self._send_body(stream_id, stream)
+                    self._send_body(stream_id, stream)
 
     def _send_body(self, stream_id: int, stream: Stream) -> None:
         """Send as much of a request's body as the service has room for."""
