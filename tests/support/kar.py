@@ -74,7 +74,7 @@ class Kar:
         self.is_embedded = path == EMBEDDED_KAR
         # Seconds after which the real kar is connected to Kafka. It passes on the exit status of a
         # program only if that runs longer.
-        self.lifetime = 0.1 if self.is_embedded else 3
+        self.lifetime = 0.1 if self.is_embedded else 5
         self.processes = processes
         self.topics = topics
         self.app = f"test-{uuid.uuid4().hex}"
