@@ -89,7 +89,7 @@ def run(app: ASGIApp) -> None:
     host = os.environ.get("KAR_APP_HOST") or "127.0.0.1"
     port = os.environ.get("KAR_APP_PORT")
     if not port:
-        sys.exit("KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME")
+        sys.exit("KAR_APP_PORT is not set: start this with kar run -h2c -app APP -service NAME")
     try:
         # Open the socket here: Hypercorn reports a port in use with over 100 lines of tracebacks.
         listener = socket.create_server((host, int(port)))
@@ -101,10 +101,10 @@ def run(app: ASGIApp) -> None:
     # loses a POST that arrives at that moment.
     config.keep_alive_max_requests = sys.maxsize
     # A long timeout costs file descriptors: after a client has disconnected, Hypercorn keeps its
-    # descriptor until the timeout. If something opens a connection each second, that makes 257 of
-    # the usual 1,024. A short timeout costs calls: KAR loses one that arrives in the 0.4 ms in
-    # which an idle connection is closed. With a round value, such as 300 s, a job that runs every
-    # five minutes could meet that moment again and again.
+    # descriptor until the timeout. With one connection per second, 257 descriptors are in use, of
+    # the usual limit of 1,024. A short timeout costs calls: KAR loses one that arrives in the
+    # 0.4 ms in which an idle connection is closed. With a round value, such as 300 s, a job that
+    # runs every five minutes could meet that moment again and again.
     config.keep_alive_timeout = 257
     # With a shutdown_trigger, Hypercorn handles no signals.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -170,9 +170,9 @@ class ReadRequestFirst:
                 if len(body) <= MAX_BODY_SIZE:
                     body += part
         except ClientDisconnect:
-            # Send something: otherwise Hypercorn keeps each stream that was reset, and ends a
-            # connection with 1,000 of them. Do not end the response: if the connection was closed,
-            # that send() would never return.
+            # Send something: otherwise Hypercorn keeps each stream that was reset, and closes the
+            # connection when it has 1,000 of them. Do not end the response: if the connection was
+            # closed, that send() would never return.
             await send({"type": "http.response.start", "status": 400})
             await send({"type": "http.response.body", "body": b"disconnected", "more_body": True})
             return

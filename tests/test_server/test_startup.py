@@ -15,7 +15,7 @@ PERSON = {"name": "John", "surname": "Doe"}
 
 def test_missing_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAR_APP_PORT", raising=False)
-    message = "KAR_APP_PORT is not set: start this program with kar run -h2c -service NAME"
+    message = "KAR_APP_PORT is not set: start this with kar run -h2c -app APP -service NAME"
     with pytest.raises(SystemExit, match=message):
         server.run(server.app)
 
