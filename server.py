@@ -101,8 +101,8 @@ def run(app: ASGIApp) -> None:
     # loses a POST that arrives at that moment.
     config.keep_alive_max_requests = sys.maxsize
     # A long timeout costs file descriptors: after a client has disconnected, Hypercorn keeps its
-    # descriptor until the timeout. With one connection per second, 257 descriptors are in use, of
-    # the usual limit of 1,024. A short timeout costs calls: KAR loses one that arrives in the
+    # descriptor until the timeout. With one connection per second, about 257 of the usual 1,024
+    # descriptors are in use. A short timeout costs calls: KAR loses one that arrives in the
     # 0.4 ms in which an idle connection is closed. With a round value, such as 300 s, a job that
     # runs every five minutes could meet that moment again and again.
     config.keep_alive_timeout = 257
