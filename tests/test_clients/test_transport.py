@@ -77,7 +77,7 @@ async def test_endless_calls_do_not_delay_others(service: Service, echo: httpx.A
     before = service.requests_seen()
     endless = start_calls(echo, 100, 1000)
     await asyncio.to_thread(
-        wait_until, lambda: service.requests_seen() == before + 100, "100 requests"
+        wait_until, lambda: service.requests_seen() >= before + 100, "100 requests"
     )
     await assert_done(start_calls(echo, 50, 0.5))
     for call in endless:
